@@ -1,0 +1,403 @@
+"""The layer audit: every operator's gradient, on every picture, reduced to signatures while autograd works (SPEC
+§1-2)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gradspec._checks import check_labels
+from gradspec.data import Batch, Data, in_batches, number_of_pictures
+from gradspec.graph import Call, Tap
+from gradspec.reduction import Reduced, joined, reduce_scaled
+from gradspec.results import Audit, Example, Key
+from gradspec.spectra import Signature, power_share, rounding_floor
+from gradspec.taps import Layers, Taps, logits_of, tapped
+from gradspec.targets import label_logit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Audit", "Example", "audit"]
+
+Target = Callable[[Tensor, Tensor], Tensor]
+
+EXAMPLE_PICTURES = 2
+MOST_EXAMPLES = 8
+
+
+def audit(
+    model: nn.Module,
+    data: Data,
+    *,
+    layers: Layers = None,
+    target: Target = label_logit,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Audit:
+    """Returns the audit of a network: the Fourier signature of the gradient at every operator's input and output.
+
+    One forward and one backward pass per batch; each gradient is reduced to its signature inside the pass (paper §3,
+    §4.3, figs. A.4-A.7). The model is used in eval mode and left as it was.
+
+    Args:
+        model: A classifier; its output is logits (N, K), or an object with `.logits`. DataParallel is unwrapped.
+        data: (images, labels), images alone (labels = the model's prediction), or a re-iterable of (images, labels[,
+        ids]);
+            images (N, C, H, W) as the model expects them, all of one size.
+        layers: Which calls, as for `gradspec.tapped`.
+        target: What is differentiated, (logits, labels) -> (N,).
+        batch_size: Pictures per pass; None: the loader's own, 8 for tensors. Halved when memory runs out.
+        device: Where to work; None: where the model is. For another device a copy of the model is made.
+        channels: Take at most that many channels of each gradient, drawn by `seed`; None takes all (exact).
+        seed: Of the drawn channels; recorded.
+        progress: Show a bar on stderr where that is a terminal.
+
+    Raises:
+        TypeError: For compiled or TorchScript models, and data of another form.
+        ValueError: For pictures or labels that do not fit, pictures of several sizes, logits that are not finite.
+        RuntimeError: Where the output does not depend on the pictures.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2048, 10))
+        >>> result = audit(net.eval(), torch.rand(4, 3, 32, 32), progress=False)
+        >>> result.culprits("type")["type"][0], len(result.signatures)
+        ('max pooling', 6)
+    """
+    began = time.perf_counter()
+    model = _unwrapped(model)
+    if device is not None and torch.device(device) != _device(model):
+        model = copy.deepcopy(model).to(device)
+    recorder = _Recorder(channels, seed)
+    bar = tqdm(total=number_of_pictures(data), unit="picture", desc="audit", disable=None if progress else True)
+    with _eval_mode(model), tapped(model, recorder.receive, layers=layers) as taps, bar:
+        for batch in in_batches(data, batch_size):
+            for done in _passes(model, taps, recorder, target, batch):
+                bar.update(done)
+        unseen = taps.unseen
+    spec = _spec(model, target, layers, channels, seed, batch_size, recorder, time.perf_counter() - began)
+    return recorder.result(unseen, spec | {"skipped": dict(getattr(data, "skipped", {}))})
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return getattr(model, "_orig_mod", model)  # torch.compile's wrapper: the module itself takes hooks
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    flags = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval() and None
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+# ---- one pass --------------------------------------------------------------------------------
+
+
+def _passes(model: nn.Module, taps: Taps, recorder: _Recorder, target: Target, batch: Batch) -> Iterator[int]:
+    """One forward and backward pass, or as many halves as memory takes; yields the pictures done."""
+    try:
+        _one_pass(model, taps, recorder, target, batch)
+        yield len(batch.ids)
+        return
+    except torch.OutOfMemoryError:
+        if len(batch.ids) == 1:
+            raise
+    half = len(batch.ids) // 2
+    for part in (slice(None, half), slice(half, None)):
+        labels = None if batch.labels is None else batch.labels[part]
+        yield from _passes(model, taps, recorder, target, Batch(batch.images[part], labels, batch.ids[part]))
+
+
+def _one_pass(model: nn.Module, taps: Taps, recorder: _Recorder, target: Target, batch: Batch) -> None:
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    images = batch.images.to(_device(model), None if weights is None else weights.dtype)
+    recorder.check_size(images.shape)
+    logits = logits_of(model(images))
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            "Expected finite logits, got NaN or infinite ones: check the model's weights and the pictures' scale."
+        )
+    labels = logits.detach().argmax(1) if batch.labels is None else batch.labels.to(logits.device).long()
+    check_labels(labels, len(images), logits.shape[1])
+    cotangent, scale = _cotangent(logits, labels, target)
+    recorder.begin(taps)
+    taps.backward(logits, cotangent)
+    recorder.commit(batch.ids, labels, scale)
+
+
+def _cotangent(logits: Tensor, labels: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """The target's gradient with respect to the logits, each picture's scaled to 1, and the scales.
+
+    A saturated probability has gradients whose float32 squares are zero; a picture's gradients everywhere in the
+    network scale with this one, so it is put back, in float64, once they are reduced.
+    """
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        scores = target(leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf, labels)
+    if scores.shape != (len(logits),):
+        raise ValueError(f"Expected scores ({len(logits)},) from the target, got {tuple(scores.shape)}.")
+    (gradient,) = torch.autograd.grad(scores.sum(), leaf)
+    scale = gradient.abs().amax(1, keepdim=True)
+    return gradient / torch.where(scale > 0, scale, 1), scale[:, 0].double()
+
+
+# ---- what is kept ----------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Row:
+    """What is kept of one (call, point)."""
+
+    call: Call
+    channels: int
+    height: int
+    width: int
+    rings: list[np.ndarray]
+    shares: list[np.ndarray]
+    beyond: list[np.ndarray]
+    pictures: list[str]
+    maps: list[np.ndarray]
+    logs: list[np.ndarray]
+    infinite: int = 0
+
+
+class _Recorder:
+    """Takes gradients as they stream by and keeps ring amplitudes and shares of every picture."""
+
+    def __init__(self, channels: int | None, seed: int) -> None:
+        self.channels, self.seed = channels, seed
+        self.rows: dict[Key, _Row] = {}
+        self.pictures: list[str] = []
+        self.times: Counter[str] = Counter()
+        self.labels: list[int] = []
+        self.input_shape: tuple[int, ...] | None = None
+
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        if self.input_shape is not None and tuple(shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"Expected all pictures of one size, got {tuple(shape[1:])} after {self.input_shape}; audit each apart."
+            )
+        self.input_shape = tuple(shape[1:])
+
+    # ---- one pass ----------------------------------------------------------------------------
+
+    def begin(self, taps: Taps) -> None:
+        """Plans a pass: which radii are asked of each gradient, and which gradients to keep as examples."""
+        self.reduced: dict[int, Reduced] = {}
+        self.parts: dict[Key, list[Tap]] = defaultdict(list)
+        self.shown: dict[int, np.ndarray] = {}
+        with_maps = [tap for tap in taps.taps if not tap.reason]
+        sides: dict[Key, int] = {}
+        for tap in with_maps:
+            key = (tap.call.name, tap.point)
+            sides[key] = max(sides.get(key, 0), _side(tap))
+        radii: dict[int, set[float]] = defaultdict(set)  # by the maps' side
+        for tap in with_maps:
+            radii[_side(tap)] |= {_side(tap) / 4, sides.get((tap.call.name, "input"), _side(tap)) / 4}
+        self.radii = {side: sorted(values) for side, values in radii.items()}
+        self.input_sides = {name: side for (name, point), side in sides.items() if point == "input"}
+        shrink = [name for name, side in self.input_sides.items() if 4 <= sides.get((name, "output"), 0) < side]
+        self.shown_calls = {"input", *shrink[:MOST_EXAMPLES]}
+        self.shown_ids = {tap.maps_id for tap in with_maps if tap.call.name in self.shown_calls and tap.part == 0}
+        self.scaled: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
+        for maps_id, source in taps.scaled.items():
+            if maps_id not in self.shown_ids and self.channels is None:
+                self.scaled[source.maps_id].append((maps_id, source.scale))
+
+    def receive(self, tap: Tap, gradient: Tensor) -> None:
+        if tap.reason:
+            return
+        self.parts[tap.call.name, tap.point].append(tap)
+        if tap.maps_id in self.reduced:  # the same maps, seen from the other side
+            return
+        maps = tap.maps(gradient.detach())
+        kept = tap.maps_id in self.shown_ids
+        derived = self.scaled[tap.maps_id]
+        scales, radii = [scale for _, scale in derived], self.radii[_side(tap)]
+        found = reduce_scaled(self._sampled(maps, tap), radii, scales, keep_amplitude=kept)
+        self.reduced |= zip([tap.maps_id, *(maps_id for maps_id, _ in derived)], found, strict=True)
+        room = EXAMPLE_PICTURES - len(self.pictures)
+        if kept and room > 0:
+            self.shown[tap.maps_id] = maps[:room].float().mean(1).cpu().numpy()
+
+    def _sampled(self, maps: Tensor, tap: Tap) -> Tensor:
+        if self.channels is None or maps.shape[1] <= self.channels:
+            return maps
+        seed = zlib.crc32(f"{self.seed} {tap.call.name} {tap.part}".encode())
+        chosen = torch.randperm(maps.shape[1], generator=torch.Generator().manual_seed(seed))[: self.channels]
+        return maps[:, chosen.sort().values.to(maps.device)]
+
+    def commit(self, ids: list[str], labels: Tensor, scale: Tensor) -> None:
+        """Adds a finished pass; an interrupted one leaves nothing behind."""
+        scales = scale.cpu().numpy()
+        ids = self._unique(ids)
+        for (_name, point), taps in self.parts.items():
+            largest = max(_side(tap) for tap in taps)
+            taps = [tap for tap in sorted(taps, key=lambda t: t.part) if _side(tap) == largest]
+            self._add(taps, point, joined([self.reduced[tap.maps_id] for tap in taps]), ids, scales)
+        self.pictures += ids
+        self.labels += labels.tolist()
+
+    def _unique(self, ids: list[str]) -> list[str]:
+        """The ids, numbered where a picture comes again."""
+        unique = []
+        for name in ids:
+            times = self.times[name]
+            self.times[name] += 1
+            unique.append(f"{name}#{times}" if times else name)
+        return unique
+
+    def _add(self, taps: list[Tap], point: str, found: Reduced, ids: list[str], scales: np.ndarray) -> None:
+        call, layout = taps[0].call, taps[0].layout
+        assert layout is not None
+        channels = sum(tap.layout.channels for tap in taps if tap.layout)
+        new = _Row(call, channels, found.height, found.width, [], [], [], [], [], [])
+        row = self.rows.setdefault((call.name, point), new)
+        rings = found.rings.cpu().numpy() * scales[:, None]
+        finite = np.asarray(np.isfinite(rings).all(1))
+        row.infinite += int((~finite).sum())
+        floor = rounding_floor(found.dtype, found.height, found.width)
+        dc, others, above = (t.cpu().numpy() for t in (found.dc, found.others, found.above))
+        side, alive = _side(taps[0]), finite & (scales > 0)
+        others = np.where(alive, others, 0)  # so that the share is NaN
+        shares = {r: power_share(above[:, i], others, dc, floor) for i, r in enumerate(self.radii[side])}
+        row.rings.append(np.where(finite[:, None], rings, 0))
+        row.shares.append(shares[side / 4])
+        row.beyond.append(shares[self.input_sides.get(call.name, side) / 4])
+        row.pictures += ids
+        amplitude = self.reduced[taps[0].maps_id].amplitude
+        if call.name in self.shown_calls and amplitude is not None:
+            row.logs.append(_logs(amplitude.cpu().numpy(), scales))
+            shown = self.shown.get(taps[0].maps_id, np.zeros((0, row.height, row.width)))
+            row.maps.append((shown * scales[: len(shown), None, None]).astype(np.float32))
+
+    # ---- the result --------------------------------------------------------------------------
+
+    def result(self, unseen: dict[str, str], spec: dict[str, Any]) -> Audit:
+        order = sorted(self.rows, key=lambda key: (self.rows[key].call.index, key[0], key[1] == "output"))
+        signatures = {key: self._signature(self.rows[key]) for key in order}
+        for key in order:
+            if not signatures[key].per_image.any():
+                unseen = unseen | {key[0]: "its gradient is zero for every picture"}
+        examples = {key: self._example(self.rows[key]) for key in order if self.rows[key].logs}
+        table = self._table(signatures)
+        return Audit(table, signatures, self._new_power(order), unseen, examples, tuple(self.pictures), spec)
+
+    @staticmethod
+    def _signature(row: _Row) -> Signature:
+        return Signature(row.height, row.width, np.concatenate(row.rings), np.concatenate(row.shares))
+
+    @staticmethod
+    def _example(row: _Row) -> Example:
+        logs = np.concatenate(row.logs)
+        logs = logs[np.isfinite(logs).all((1, 2))]
+        half = logs.mean(0) if len(logs) else np.full((row.height, row.width // 2 + 1), math.nan)
+        return Example(np.concatenate(row.maps), _centred(half, row.width).astype(np.float32))
+
+    def _stage(self, row: _Row) -> int:
+        assert self.input_shape is not None
+        area = self.input_shape[1] * self.input_shape[2] / (row.height * row.width)
+        return round(math.log2(area) / 2)
+
+    def _table(self, signatures: dict[Key, Signature]) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = []
+        for (name, point), s in signatures.items():
+            row = self.rows[name, point]
+            note = s.reason if not row.infinite else f"NaN or infinite for {row.infinite} picture(s)"
+            rows.append(
+                {
+                    "call": name, "operator": row.call.operator, "type": row.call.type, "stage": self._stage(row),
+                    "point": point, "channels": row.channels, "height": row.height, "width": row.width,
+                    "slope": s.slope, "slope_nyquist": s.slope_nyquist, "r2": s.r2,
+                    "high_share": s.high_share, "excess": s.excess,
+                    "se": s.slope_se, "se_nyquist": s.slope_nyquist_se, "se_share": s.high_share_se,
+                    "n": s.n, "note": note,
+                }
+            )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def _new_power(self, order: list[Key]) -> pd.DataFrame:
+        import pandas as pd
+
+        columns: dict[str, list[Any]] = {k: [] for k in ("call", "operator", "type", "stage", "image", "new_power")}
+        for name, point in order:
+            if point == "input" and (name, "output") in self.rows:
+                after, before = self.rows[name, "input"], self.rows[name, "output"]
+                values = np.concatenate(after.shares) - np.concatenate(before.beyond)
+                for image, value in zip(after.pictures, values, strict=True):
+                    facts = (name, after.call.operator, after.call.type, self._stage(before), image, value)
+                    for column, fact in zip(columns.values(), facts, strict=True):
+                        column.append(fact)
+        return pd.DataFrame(columns)
+
+
+def _side(tap: Tap) -> int:
+    assert tap.layout is not None
+    return min(tap.layout.height, tap.layout.width)
+
+
+def _logs(amplitude: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """log10 amplitude (N, H, W // 2 + 1) of each picture; a picture without gradient is NaN."""
+    amplitude = amplitude * scales[:, None, None]
+    peak = amplitude.max((1, 2), keepdims=True)
+    amplitude = np.where(peak > 0, np.maximum(amplitude, 1e-12 * peak), math.nan)  # a bin may be exactly zero
+    return np.log10(amplitude)
+
+
+def _centred(half: np.ndarray, width: int) -> np.ndarray:
+    """The full spectrum (H, W) with DC in the centre, from the half that rfft2 gives."""
+    height = len(half)
+    mirror = half[(-np.arange(height)) % height][:, 1 : (width + 1) // 2][:, ::-1]
+    return np.fft.fftshift(np.concatenate([half, mirror], axis=1))
+
+
+def _spec(
+    model: nn.Module, target: Target, layers: Layers, channels: int | None, seed: int, batch_size: int | None,
+    recorder: _Recorder, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    spec = getattr(model, "spec", None)
+    return {
+        "model": str(spec.get("spec", type(model).__name__)) if isinstance(spec, dict) else type(model).__name__,
+        "model_spec": spec if isinstance(spec, dict) else {},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "input_shape": list(recorder.input_shape or ()),
+        "target": getattr(target, "__name__", None) or repr(target),
+        "layers": layers if layers is None or not callable(layers) else getattr(layers, "__name__", repr(layers)),
+        "channels": channels,
+        "seed": seed,
+        "batch_size": batch_size,
+        "labels": recorder.labels,
+        "device": str(_device(model)),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 2),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
+    }
