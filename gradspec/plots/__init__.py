@@ -1,0 +1,14 @@
+"""Figures drawn from result objects only: slope profile, signatures, gradient pictures, culprits.
+
+Every function returns a plain ``matplotlib.figure.Figure`` that belongs to nobody: no pyplot state, no global style. A
+reader who sees no colours still has markers, line styles, hatches and lightness. Names come from other people's models
+and files, so no text is ever parsed as mathematics.
+"""
+
+from gradspec.plots._style import save
+from gradspec.plots.curves import signatures
+from gradspec.plots.profile import slope_profile
+from gradspec.plots.ranking import culprits
+from gradspec.plots.sheet import gradient_pictures
+
+__all__ = ["culprits", "gradient_pictures", "save", "signatures", "slope_profile"]

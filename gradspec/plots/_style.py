@@ -1,0 +1,204 @@
+"""The common look of all figures: colours with their markers and hatches, names, legends, saving."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
+
+import matplotlib
+import matplotlib.style
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+if TYPE_CHECKING:
+    from gradspec.results import Audit
+
+Audits: TypeAlias = Union["Audit", Mapping[str, "Audit"]]
+Key: TypeAlias = tuple[str, str]  # (call, point)
+
+_BLUE, _ORANGE, _GREEN, _RED, _PINK, _BROWN, _ROSE, _GREY, _YELLOW, _SKY = sns.color_palette("colorblind").as_hex()
+
+
+class Look(NamedTuple):
+    """How an operator type is drawn everywhere: never by colour alone."""
+
+    colour: str
+    marker: str
+    hatch: str
+
+
+LOOKS = {
+    "max pooling": Look(_RED, "v", "////"),
+    "strided convolution": Look(_GREEN, "s", "xxxx"),
+    "average pooling": Look(_SKY, "o", "...."),
+    "patch embedding": Look(_PINK, "D", "++++"),
+    "convolution": Look(_BLUE, "<", ""),
+    "normalisation": Look(_YELLOW, "^", "----"),
+    "activation": Look(_ORANGE, "p", "\\\\\\\\"),
+    "attention": Look(_BROWN, "*", "oo"),
+    "linear": Look(_ROSE, "h", "||||"),
+    "addition": Look(_GREY, "P", "++"),
+    "concatenation": Look(_GREY, "H", "//"),
+    "multiplication": Look(_GREY, "d", "xx"),
+    "resampling": Look("#bbbbbb", ">", "..."),
+    "slicing": Look("#dddddd", "8", "\\\\"),
+    "input": Look("#333333", ".", ""),
+    "other": Look("#888888", "X", "--"),
+}
+DOWNSAMPLING = ("max pooling", "strided convolution", "average pooling", "patch embedding")
+OTHER_DOWNSAMPLING = "other downsampling"  # a step in a slice, a patch merging: known by its map sizes alone
+VARIANTS = (
+    (_BLUE, "-"),
+    ("#222222", "--"),
+    (_RED, "-."),
+    (_GREEN, ":"),
+    (_ORANGE, (0, (5, 1, 1, 1, 1, 1))),
+    (_PINK, (0, (1, 2))),
+)
+_STYLE: dict[str, Any] = {
+    "text.parse_math": False,
+    "text.usetex": False,
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.6,
+}
+FLAT: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "linestyle": (0, (4, 3))}  # the line of white noise
+styled = matplotlib.style.context(["default", _STYLE])  # rc_context underneath: the caller's rcParams come back
+
+
+def by_name(audits: Audits) -> dict[str, Audit]:
+    """Return the audits by name; a single one goes by the empty name."""
+    named = dict(audits) if isinstance(audits, Mapping) else {"": audits}
+    if not named:
+        raise ValueError("expected an audit or a mapping of names to audits, got an empty mapping")
+    return named
+
+
+def nothing(sentence: str) -> Figure:
+    """Return a figure that says why it is empty: a report over many networks goes on."""
+    figure = Figure(figsize=(8, 1.2))
+    figure.text(0.5, 0.5, sentence, ha="center", va="center")
+    return figure
+
+
+def look(kind: str) -> Look:
+    """Return how a type is drawn; one that is not known looks like \"other\"."""
+    return LOOKS.get(kind, LOOKS["other"])
+
+
+def shades_of(colour: str) -> Colormap:
+    """Return a colour map from a light to a dark shade of one colour, through the colour itself."""
+    light, dark = sns.light_palette(colour, 6)[3], sns.dark_palette(colour, 6)[4]
+    return sns.blend_palette([light, colour, dark], as_cmap=True)
+
+
+def masked(name: str) -> Colormap:
+    """Return a named colour map that shows NaN in grey, which neither viridis nor RdBu contains."""
+    return matplotlib.colormaps[name].with_extremes(bad="#999999")
+
+
+def size_text(height: float, width: float) -> str:
+    return f"{int(height)}×{int(width)}"
+
+
+def elide(name: str, length: int) -> str:
+    """Return a name of at most ``length`` printable characters; a long one loses its middle.
+
+    Example:
+        >>> elide("features.denseblock4.denselayer16.conv2", 21)
+        'features.d…er16.conv2'
+    """
+    name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    if len(name) <= length:
+        return name
+    tail = (length - 1) // 2
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
+def in_gradient_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows from prediction to input, output before input, notes as text, with a column ``kind``."""
+    table = table.reset_index(drop=True)
+    rank = -table["call"].map({call: i for i, call in enumerate(dict.fromkeys(table["call"]))})
+    order = pd.DataFrame({"rank": rank, "last": table["point"] == "input"}).sort_values(["rank", "last"], kind="stable")
+    rows = table.loc[order.index].assign(note=table["note"].fillna("").astype(str))
+    return rows.assign(kind=_kinds(rows))
+
+
+def _kinds(rows: pd.DataFrame) -> list[str]:
+    """Return the kind of downsampling of each row at the input of a call that downsamples, else ``""``."""
+    outputs = {call: size for (call, at), size in zip(keys_of(rows), rows["height"], strict=True) if at == "output"}
+    shrink = rows["height"] / rows["call"].map(outputs)
+    kinds = rows["type"].where(
+        rows["type"].isin(DOWNSAMPLING), shrink.ge(1.5).map({True: OTHER_DOWNSAMPLING, False: ""})
+    )
+    return kinds.where(rows["point"] == "input", "").tolist()
+
+
+def keys_of(rows: pd.DataFrame) -> Iterator[Key]:
+    return zip(rows["call"], rows["point"], strict=True)
+
+
+def legend_above(figure: Figure, groups: Sequence[Sequence[tuple[Any, str]]], columns: int = 6) -> None:
+    """Write a legend above the figure, each group of (handle, label) on rows of its own.
+
+    Handles are given by hand throughout: matplotlib would hide a label that begins with an underscore.
+    """
+    rows = [list(group[i : i + columns]) for group in groups for i in range(0, len(group), columns)]
+    wide = max((len(row) for row in rows), default=1)
+    blank = (Line2D([], [], linestyle="none"), "")
+    entries = [row[j] if j < len(row) else blank for j in range(wide) for row in rows]  # matplotlib fills columns
+    figure.legend(*zip(*entries, strict=True), loc="outside upper center", ncols=wide)
+
+
+def settle(figure: Figure) -> None:
+    """Lay the figure out once, so that ticks and legends take our style now and not the caller's later."""
+    for ax in figure.axes:
+        ax.tick_params(labelsize=_STYLE["xtick.labelsize"])  # else how many ticks fit is asked of the rcParams, later
+    with _any_script():
+        figure.draw_without_rendering()
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Draw names in a script that the font lacks as boxes, without a warning for every letter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        yield
+
+
+def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
+    """Return the paths of the PNG and the SVG written for ``figure``, the same bytes on every run.
+
+    Args:
+        figure: any matplotlib figure; the PNG takes its own resolution.
+        path: where, without a suffix (``.png`` or ``.svg`` is taken off). Missing folders are made.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save(Figure(), folder + "/slope")]
+        ['slope.png', 'slope.svg']
+    """
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix.lower() in {".png", ".svg"} else path
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
+    # "default" also undoes a savefig.dpi or savefig.bbox of the caller's, which would resample maps placed by the pixel
+    with matplotlib.style.context(["default", {"svg.hashsalt": "gradspec", "svg.fonttype": "none"}]), _any_script():
+        figure.savefig(png, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return png, svg

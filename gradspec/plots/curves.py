@@ -1,0 +1,199 @@
+"""Fourier signatures of the gradient by operator kind (paper figures A.4 and A.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gradspec.plots._style import (
+    DOWNSAMPLING,
+    FLAT,
+    VARIANTS,
+    Audits,
+    by_name,
+    elide,
+    in_gradient_order,
+    keys_of,
+    look,
+    nothing,
+    settle,
+    shades_of,
+    size_text,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from gradspec.results import Audit
+    from gradspec.spectra import Signature
+
+_PLATE = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.8}  # of a legend over curves
+_FEW = 5  # curves that a panel can name one by one
+
+
+@styled
+def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
+    """Return the Fourier signatures of the gradient behind each operator, by kind (paper figures A.4 and A.7).
+
+    A curve is the signature at a call's input, that is after the gradient has passed it: log10 of the ring amplitude
+    (DC left out) against the frequency as a fraction of Nyquist, each less its own mean over the rings, so that white
+    noise is flat at 0 and only the shape counts. Bands are one standard error over images. Light curves lie near the
+    prediction, dark ones near the input.
+
+    One audit: a panel per kind; each repeats the convolutions in grey. Several: a panel with the kinds of all variants
+    (A.4), then one for each variant by kind, over its convolutions in grey (A.7).
+
+    Args:
+        audits: one audit, or several by name.
+        kinds: operator types to show; default: the downsampling ones and, for one audit, convolutions and attention.
+
+    Raises:
+        ValueError: ``audits`` is an empty mapping.
+
+    Example:
+        >>> import torch
+        >>> import gradspec as gs
+        >>> layers = torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(2048, 5)
+        >>> net = torch.nn.Sequential(*layers).eval()
+        >>> result = gs.audit(net, torch.rand(4, 3, 34, 34), progress=False)
+        >>> [ax.get_title(loc="left") for ax in signatures(result).axes[:2]]
+        ['max pooling (1)', 'convolution (1)']
+    """
+    named = by_name(audits)
+    curves = {name: _curves(audit) for name, audit in named.items()}
+    wanted = kinds or (DOWNSAMPLING if len(named) > 1 else (*DOWNSAMPLING, "convolution", "attention"))
+    shown = [kind for kind in wanted if any(kind in of_kind for of_kind in curves.values())]
+    if not shown:
+        return nothing("Nothing to draw: no operator of these kinds has a signature of three rings or more.")
+    panels = _kind_panels(next(iter(curves.values())), shown) if len(named) == 1 else _variant_panels(curves, shown)
+    columns = len(panels) if len(panels) <= 4 else -(-len(panels) // 2)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(2.9 * columns, 4.5) + 0.6, 2.7 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for ax, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(ax, panel)
+    for ax in grid.flat[len(panels) :]:
+        ax.remove()
+    figure.supxlabel("frequency (fraction of Nyquist)", fontsize=9)
+    figure.supylabel("log₁₀ amplitude, less its mean", fontsize=9)
+    greys = ScalarMappable(Normalize(0, 1), shades_of("#777777"))
+    bar = figure.colorbar(greys, ax=grid, ticks=[0, 1], shrink=0.6, aspect=20, fraction=0.03, pad=0.01)
+    bar.ax.set_yticklabels(["near\nprediction", "near\ninput"])
+    settle(figure)
+    return figure
+
+
+class _Curve(NamedTuple):
+    call: str
+    depth: float  # 0 at the prediction, 1 at the network's input
+    signature: Signature
+
+
+class _Family(NamedTuple):
+    """Curves that share a colour and, where they are not told apart one by one, a line style."""
+
+    label: str
+    colour: str
+    style: Any
+    curves: list[_Curve]
+
+
+class _Panel(NamedTuple):
+    title: str
+    families: list[_Family]
+    reference: list[_Curve]  # drawn in grey below
+
+
+def _curves(audit: Audit) -> dict[str, list[_Curve]]:
+    """Return the signatures at the input of each call that has one, by operator type, prediction first."""
+    rows = in_gradient_order(audit.table)
+    depths = np.linspace(0, 1, len(rows))
+    curves: dict[str, list[_Curve]] = {}
+    for (call, point), kind, note, depth in zip(keys_of(rows), rows["type"], rows["note"], depths, strict=True):
+        found = audit.signatures.get((call, point))
+        if point == "input" and not note and found is not None and _drawable(found):
+            curves.setdefault(kind, []).append(_Curve(call, float(depth), found))
+    return curves
+
+
+def _drawable(signature: Signature) -> bool:
+    amplitude = np.asarray(signature.amplitude)[1:]
+    return len(amplitude) >= 3 and bool((np.isfinite(amplitude) & (amplitude > 0)).all())
+
+
+def _kind_panels(curves: Mapping[str, list[_Curve]], kinds: Sequence[str]) -> list[_Panel]:
+    """Return a panel for each kind of one network."""
+    reference = curves.get("convolution", [])
+    return [
+        _Panel(f"{kind} ({len(curves[kind])})", [_Family("", look(kind).colour, "-", curves[kind])],
+               [] if kind == "convolution" else reference)
+        for kind in kinds
+    ]  # fmt: skip
+
+
+def _variant_panels(curves: Mapping[str, Mapping[str, list[_Curve]]], kinds: Sequence[str]) -> list[_Panel]:
+    """Return a panel that compares the variants, all kinds together, and a panel of each variant by kind."""
+    families = [
+        _Family(elide(name, 24), colour, style, [curve for kind in kinds for curve in of_kind.get(kind, [])])
+        for (name, of_kind), (colour, style) in zip(curves.items(), cycle(VARIANTS), strict=False)
+    ]
+    downsampling = all(kind in DOWNSAMPLING for kind in kinds)
+    panels = [_Panel("downsampling, all variants" if downsampling else "all variants", families, [])]
+    styles = dict(zip(kinds, cycle([style for _, style in VARIANTS]), strict=False))
+    for name, of_kind in curves.items():
+        families = [_Family(kind, look(kind).colour, styles[kind], of_kind[kind]) for kind in kinds if kind in of_kind]
+        panels.append(_Panel(elide(name, 36), families, of_kind.get("convolution", [])))
+    return panels
+
+
+def _draw_panel(ax: Axes, panel: _Panel) -> None:
+    """Draw the families over the reference, with a legend of the families, or of the curves of a small nameless one."""
+    ax.axhline(0, **FLAT, zorder=0)
+    for curve in panel.reference:
+        ax.plot(*_shape(curve.signature)[:2], color="#cccccc", linewidth=0.7, zorder=1, gid="reference")
+    entries: list[tuple[Line2D, str]] = []
+    for family in panel.families:
+        lines = _draw_family(ax, family)
+        if family.label:
+            entries += [(line, f"{family.label} ({len(lines)})") for line in lines[-1:]]
+        elif len(lines) <= _FEW:
+            entries += [(line, _curve_text(curve)) for line, curve in zip(lines, family.curves, strict=True)]
+    if panel.reference:
+        entries.append((Line2D([], [], color="#cccccc"), f"convolution ({len(panel.reference)})"))
+    if entries:
+        ax.legend(*zip(*entries, strict=True), loc="best", handlelength=2.6, borderaxespad=0.2, **_PLATE)
+    ax.set_title(panel.title, loc="left")
+    ax.set_xlim(0, 1.02)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
+
+
+def _draw_family(ax: Axes, family: _Family) -> list[Line2D]:
+    """Return the lines drawn for the curves, prediction first; a nameless small family's differ in style."""
+    shades, few = shades_of(family.colour), len(family.curves) <= _FEW
+    styles = [family.style] if family.label or not few else [style for _, style in VARIANTS]
+    lines = []
+    for curve, style in zip(family.curves, cycle(styles), strict=False):
+        x, y, se = _shape(curve.signature)
+        shade = shades(curve.depth)
+        ax.fill_between(x, y - se, y + se, color=shade, alpha=0.22 if few else 0.1, linewidth=0, zorder=2)
+        lines += ax.plot(x, y, color=shade, linestyle=style, linewidth=1.4 if few else 0.9, zorder=3, gid="signature")
+    return lines
+
+
+def _curve_text(curve: _Curve) -> str:
+    return f"{elide(curve.call, 18)} {size_text(curve.signature.height, curve.signature.width)}"
+
+
+def _shape(signature: Signature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return frequency (fraction of Nyquist), log10 amplitude about its mean over rings, and its standard error."""
+    amplitude = np.asarray(signature.amplitude)[1:]  # the DC ring is the gradient's mean, not its texture
+    level = np.log10(amplitude)
+    frequency = np.asarray(signature.radius)[1:] / (min(signature.height, signature.width) / 2)
+    return frequency, level - level.mean(), np.asarray(signature.se)[1:] / (amplitude * np.log(10))

@@ -1,0 +1,225 @@
+"""The slope profile: spectral slope of the gradient along the depth (paper figures A.5 and A.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.special import stdtrit
+
+from gradspec.plots._style import (
+    DOWNSAMPLING,
+    FLAT,
+    OTHER_DOWNSAMPLING,
+    VARIANTS,
+    Audits,
+    Key,
+    by_name,
+    elide,
+    in_gradient_order,
+    keys_of,
+    legend_above,
+    look,
+    nothing,
+    settle,
+    size_text,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from gradspec.results import Audit
+
+_WIDTH = 10  # of the figure, in inches
+
+
+@styled
+def slope_profile(audits: Audits) -> Figure:
+    """Return the slope of the gradient's spectrum at every point along the depth (paper figures A.5 and A.6).
+
+    From the prediction (left) to the network's input (right), as the gradient flows; within a call the gradient at its
+    output comes first. Bands are 95 % confidence intervals of the mean over images (Student's t). A downsampling
+    operator is marked where the gradient has just passed it, at its input. Rows with a note have no slope and are left
+    out; a NaN without a note leaves a gap. Vertical lines part the stages, points of one map size, above which the
+    size stands; a shortcut's point of another size does not start a stage.
+
+    Args:
+        audits: one audit, or several by name, drawn in one panel. Calls of the same name share their place.
+
+    Raises:
+        ValueError: ``audits`` is an empty mapping.
+
+    Example:
+        >>> import torch
+        >>> import gradspec as gs
+        >>> layers = torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(2048, 5)
+        >>> net = torch.nn.Sequential(*layers).eval()
+        >>> result = gs.audit(net, torch.rand(4, 3, 34, 34), progress=False)
+        >>> [text.get_text() for text in slope_profile(result).axes[0].texts]
+        ['16×16', '32×32']
+    """
+    named = by_name(audits)
+    points = _points(named)
+    if points.empty:
+        return nothing("Nothing to draw: no point of this audit has a slope. The table's notes say why.")
+    figure = Figure(figsize=(_WIDTH, 5), layout="constrained")
+    ax = figure.add_subplot()
+    ax.axhline(0, **FLAT, gid="white noise")
+    for name, (colour, style) in zip(named, cycle(VARIANTS), strict=False):
+        _draw_variant(ax, pd.DataFrame(points[points["variant"] == name]), colour, style, single=len(named) == 1)
+    ax.set_xlim(-0.02 * points["x"].max() - 0.5, 1.02 * points["x"].max() + 0.5)
+    _limit_slopes(ax, points)
+    missing = sum(len(audit.table) for audit in named.values()) - len(points)
+    left_out = f"; {missing} points without a slope are left out" if missing else ""
+    ax.set_xlabel(f"operator calls, from the prediction (left) to the input (right){left_out}")
+    ax.set_ylabel("spectral slope of the gradient\n(log₁₀ amplitude per Nyquist)")
+    _mark_stages(ax, points)
+    _name_calls(ax, points)
+    _profile_legend(figure, ax, points, list(named))
+    settle(figure)
+    return figure
+
+
+def _draw_variant(ax: Axes, rows: pd.DataFrame, colour: str, style: Any, *, single: bool) -> None:
+    """Draw one audit's line, band and marks; marks of a single audit wear their own kind's colour."""
+    x, slope = rows["x"].to_numpy(), rows["slope_nyquist"].to_numpy(float)
+    half = _half_band(rows)
+    ax.fill_between(x, slope - half, slope + half, color=colour, alpha=0.22, linewidth=0, gid="band")
+    dots = "." if len(rows) <= 100 else ""
+    ax.plot(x, slope, color=colour, linestyle=style, linewidth=1.3, marker=dots, gid="slope")
+    for kind in [kind for kind in (*DOWNSAMPLING, OTHER_DOWNSAMPLING) if (rows["kind"] == kind).any()]:
+        symbol, here = _symbol(kind, look(kind).colour if single else colour), (rows["kind"] == kind).to_numpy()
+        symbol.set(xdata=x[here], ydata=slope[here], gid=kind, zorder=3)
+        ax.add_line(symbol)
+
+
+def _points(named: Mapping[str, Audit]) -> pd.DataFrame:
+    """Return the drawable rows of all audits with their variant, kind of downsampling and place ``x``."""
+    tables = {name: in_gradient_order(audit.table) for name, audit in named.items()}
+    drawn = {name: pd.DataFrame(table[table["note"] == ""]) for name, table in tables.items()}
+    place = {key: x for x, key in enumerate(_merged_order([list(keys_of(table)) for table in drawn.values()]))}
+    parts = [
+        table.assign(variant=name, x=[place[key] for key in keys_of(table)]).sort_values("x")
+        for name, table in drawn.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _merged_order(orders: Sequence[Sequence[Key]]) -> list[Key]:
+    """Return one order of all keys: the first audit's, with keys only others have right behind their predecessor."""
+    merged: list[Key] = []
+    for order in orders:
+        known, at = set(merged), 0
+        for key in order:
+            if key in known:
+                at = merged.index(key) + 1
+            else:
+                merged.insert(at, key)
+                at += 1
+    return merged
+
+
+def _trunk(stages: np.ndarray) -> np.ndarray:
+    """Return the non-increasing stages that differ from ``stages`` (P,) at the fewest points.
+
+    A shortcut makes the map sizes along a residual network jump back and forth; the trunk's do not.
+    """
+    levels = np.unique(stages)[::-1]
+    wrong = stages[:, None] != levels  # (P, levels)
+    cost = np.zeros(wrong.shape)
+    for i, row in enumerate(wrong):
+        cost[i] = row + (np.minimum.accumulate(cost[i - 1]) if i else 0)
+    path, last = [], len(levels)
+    for row in cost[::-1]:
+        last = int(np.argmin(row[: last + 1]))
+        path.append(levels[last])
+    return np.array(path[::-1])
+
+
+def _mark_stages(ax: Axes, points: pd.DataFrame) -> None:
+    """Draw a line between stages and the usual map size of each above the panel, in as many rows as it takes."""
+    spots = points.drop_duplicates("x").sort_values("x")
+    trunk = _trunk(spots["stage"].to_numpy())
+    starts = np.flatnonzero(np.diff(trunk, prepend=trunk[0] - 1))
+    for start in starts[1:]:
+        ax.axvline(start - 0.5, color="#999999", linewidth=0.9, gid="stage boundary", zorder=0)
+    taken: list[float] = []  # right end of the last label of each row, in typographic points
+    for start, stop in zip(starts, [*starts[1:], len(spots)], strict=True):
+        part, middle = spots.iloc[start:stop], (start + stop - 1) / 2
+        sizes = part.loc[part["stage"] == trunk[start], ["height", "width"]].value_counts()
+        text = size_text(*sizes.index[0])
+        left = middle * _pitch(ax) - 2.8 * len(text)
+        row = next((i for i, end in enumerate(taken) if left > end), len(taken))
+        taken[row : row + 1] = [left + 5.6 * len(text) + 4]
+        ax.annotate(
+            text, (middle, 1), (0, 3 + 11 * row), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
+            ha="center", va="bottom", fontsize=8, color="#444444", gid="stage label",
+        )  # fmt: skip
+
+
+def _pitch(ax: Axes) -> float:
+    """Return about how many typographic points lie between two places on the axis."""
+    left, right = ax.get_xlim()
+    return (_WIDTH - 0.8) * 72 / (right - left)
+
+
+def _name_calls(ax: Axes, points: pd.DataFrame) -> None:
+    """Name every call of a small network; of a large one the downsampling calls, as they fit, and a few others."""
+    places: dict[str, list[int]] = {}
+    for call, x in sorted(zip(points["call"], points["x"], strict=True), key=lambda pair: pair[1]):
+        places.setdefault(call, []).append(x)
+    calls = {call: sum(xs) / len(xs) for call, xs in places.items()}
+    marks = set(points.loc[points["kind"] != "", "call"])
+    marked = {call: x for call, x in calls.items() if call in marks}
+    close, far = 10.5 / _pitch(ax), 80 / _pitch(ax)  # a label of 8 pt turned by 60 degrees takes 10.5 pt
+    crowded = min(np.diff(sorted(calls.values())), default=close) < close
+    kept: dict[str, float] = {}
+    for candidates, distance in ((marked, close), (calls, far if crowded else close)):
+        for call, x in candidates.items():
+            if all(abs(x - other) > distance * (1 - 1e-9) for other in kept.values()):
+                kept[call] = x
+    ax.set_xticks(list(kept.values()), [elide(call, 22) for call in kept])
+    for label in ax.get_xticklabels():
+        label.set(rotation=60, ha="right", rotation_mode="anchor")
+
+
+def _limit_slopes(ax: Axes, points: pd.DataFrame) -> None:
+    """Keep the whole line in view, and of the bands what does not dwarf it: those of tiny maps can be huge."""
+    slopes = points["slope_nyquist"].to_numpy(float)
+    if not np.isfinite(slopes).any():
+        return
+    low, high = min(np.nanmin(slopes), 0.0), max(np.nanmax(slopes), 0.0)
+    half = _half_band(points)
+    room = 0.5 * (high - low) + 0.1
+    below, above = slopes - half, slopes + half
+    if np.isfinite(half).any():
+        low = min(low, max(np.nanpercentile(below, 5), low - room))
+        high = max(high, min(np.nanpercentile(above, 95), high + room))
+    ax.set_ylim(low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02)
+
+
+def _half_band(rows: pd.DataFrame) -> np.ndarray:
+    """Return half the width of the 95 % interval of each slope; NaN for one image."""
+    return stdtrit(rows["n"].to_numpy(float) - 1, 0.975) * rows["se_nyquist"].to_numpy(float)
+
+
+def _profile_legend(figure: Figure, ax: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
+    kinds = [kind for kind in (*DOWNSAMPLING, OTHER_DOWNSAMPLING) if (points["kind"] == kind).any()]
+    single = len(names) == 1
+    lines = [line for line in ax.lines if line.get_gid() == "slope"]
+    variants = ["every point, 95 % band"] if single else [elide(name, 40) for name in names]
+    first = [*zip(lines, variants, strict=True), (Line2D([], [], **FLAT), "white noise (0)")]
+    second = [(_symbol(kind, look(kind).colour if single else "white"), kind) for kind in kinds]
+    legend_above(figure, [first + second] if single else [first, second])
+
+
+def _symbol(kind: str, face: Any) -> Line2D:
+    """Return the symbol of a kind of downsampling, not yet placed."""
+    symbol = Line2D([], [], linestyle="none", marker=look(kind).marker, markersize=6.5)
+    symbol.set(markerfacecolor=face, markeredgecolor="black", markeredgewidth=0.7)
+    return symbol
