@@ -1,0 +1,263 @@
+"""The `gradspec` command: one frozen dataclass per subcommand, its fields the options and their docstrings the help.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a failure during the work, 2 a wrong argument,
+130 interrupted. Only the running command imports torch, pandas and matplotlib, so that `gradspec --help` answers in
+under half a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import dis
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+import gradspec as gs
+from gradspec.folders import claimed, first_free
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+DESCRIPTION = (
+    "How much high frequency a network's gradient carries, operator by operator. (`gradspec --version`: its version.)"
+)
+DEMO_MODEL = "demo:vgg_max"
+DEMO_MARK = "DEMO.txt"
+
+
+@dataclass(frozen=True)
+class AuditCommand:
+    """Audit a network: the spectra of its gradient at the input and output of every operator."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A timm name (resnet50.a1_in1k), torchvision:resnet50, demo:vgg_max, path/file.py:factory or
+    package.module:factory; `gradspec models` lists the names."""
+    images: Path | None = None
+    """Folder of pictures: an ImageFolder tree, or a flat folder with a labels.csv. Without it: generated pictures of
+    the network's input size, labelled by the network's own predictions."""
+    out: Path | None = None
+    """Folder to write to, new or empty. Without it: the first free runs/MODEL-N."""
+    weights: str = "default"
+    """default, none (untrained, drawn from --seed), the name of an entry of torchvision's weights, or a file."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... Without it: the CPU."""
+    batch_size: int | None = None
+    """Pictures per batch; changes time and memory, not the result."""
+    seed: int = 0
+    """Seed of untrained weights, of generated pictures and of the choice that --limit makes."""
+    limit: int | None = None
+    """At most so many pictures of the folder; without --images, how many to generate (16 where not given)."""
+    layers: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]")] = None
+    """Only these operator calls: module names, patterns ('layer1.*') or types ('max pooling')."""
+    target: Literal["logit", "probability"] = "logit"
+    """What is differentiated: the label's logit or its softmax probability."""
+    size: int | None = None
+    """Side of the pictures in pixels. Without it: the network's own."""
+
+    def run(self) -> None:
+        """Audits the network, saves and draws the result, prints its summary."""
+        _check(self)
+        with claimed(self.out or first_free(self.model)) as out:
+            model = gs.load_model(self.model, self.weights, seed=self.seed)
+            _audit(self, model, _folder(self, model) if self.images else _generated(self, model), out)
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """Audit the embedded network on 64 generated pictures; nothing is downloaded."""
+
+    out: Path = Path("gradspec-demo")
+    """Folder to write to: new, empty, or a previous demo's, which is overwritten."""
+
+    def run(self) -> None:
+        """Audits the embedded network on labelled pictures; the last line printed is the folder."""
+        from gradspec import demo
+
+        command = AuditCommand(DEMO_MODEL, out=self.out, limit=64)
+        with claimed(self.out, mark=DEMO_MARK) as out:
+            (out / DEMO_MARK).write_text("`gradspec demo` wrote this folder and may overwrite it.\n", encoding="utf-8")
+            model = gs.load_model(DEMO_MODEL)
+            pictures = demo.pictures(64, size=_input_size(model))
+            _audit(command, model, (_as_input(model, pictures.images), pictures.labels), out)
+
+
+@dataclass(frozen=True)
+class ModelsCommand:
+    """List the names that `gradspec audit` takes for networks with pretrained weights."""
+
+    pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
+    """Part of a name, or a pattern with * and ?, as in 'resnet*'."""
+
+    def run(self) -> None:
+        """Prints one name a line."""
+        from gradspec.models import list_models
+
+        found = list_models(self.pattern if set(self.pattern) & set("*?[") else f"*{self.pattern}*")
+        if not found:
+            near = difflib.get_close_matches(self.pattern, list_models())
+            raise ValueError(f"No model matches {self.pattern!r}; nearest: {', '.join(near) or 'none'}.")
+        print("\n".join(found))
+
+
+Command = (
+    Annotated[AuditCommand, tyro.conf.subcommand("audit")]
+    | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
+    | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The exit code of the command line `args` (`sys.argv[1:]` where None).
+
+    Example:
+        >>> main(["--version"])
+        gradspec ...
+        0
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if args == ["--version"]:
+        print("gradspec", gs.__version__)
+        return 0
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _note(f"warning: {message}")
+        return _exit_code(args or ["--help"])
+
+
+def _exit_code(args: Sequence[str]) -> int:
+    """Runs the command; no exception leaves."""
+    try:
+        config = (tyro.conf.DisallowNone,)  # else every optional flag also reads the word None
+        tyro.cli(Command, prog="gradspec", description=DESCRIPTION, args=args, config=config).run()
+        sys.stdout.flush()
+    except SystemExit as stop:  # tyro's own: 0 after --help, 2 after a wrong argument
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        _note("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader has seen enough, as in `gradspec models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        return _report(error)
+    return 0
+
+
+def _report(error: Exception) -> int:
+    """The exit code for an exception; one that gradspec did not foresee also shows where it comes from."""
+    foreseen = _foreseen(error)
+    if not foreseen:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    _note(f"error: {error}" if foreseen else f"error: {type(error).__name__}: {error}")
+    wrong_argument = (ValueError, TypeError, LookupError, ImportError, FileNotFoundError, NotADirectoryError)
+    return 2 if foreseen and isinstance(error, wrong_argument) else 1
+
+
+def _foreseen(error: Exception) -> bool:
+    """Whether a `raise` statement of gradspec's made the exception: then its text is a sentence for the user.
+
+    A bug in gradspec, or torch failing in a call from it, ends in a frame of gradspec too, but not at a `raise`.
+    """
+    end = error.__traceback__
+    while end and end.tb_next:
+        end = end.tb_next
+    if end is None or isinstance(error, AssertionError):
+        return False
+    code, module = end.tb_frame.f_code.co_code, end.tb_frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] == "gradspec" and dis.opname[code[end.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _note(text: str) -> None:
+    tqdm.write(f"gradspec: {text}", file=sys.stderr)  # above a progress bar, not into it
+
+
+def _check(command: AuditCommand) -> None:
+    """Refuses what no network and no folder could make right, before anything is loaded."""
+    for name, least in {"batch_size": 1, "limit": 1, "size": 1, "seed": 0}.items():
+        value = getattr(command, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+    if command.device:
+        _check_device(command.device)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # builds without CUDA assert
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
+
+
+def _folder(command: AuditCommand, model: nn.Module) -> Any:
+    """The pictures of --images in batches, as the model wants them."""
+    batch = command.batch_size or 16
+    assert command.images is not None
+    return gs.load_images(command.images, model, command.limit, batch_size=batch, seed=command.seed, size=command.size)
+
+
+def _generated(command: AuditCommand, model: nn.Module) -> torch.Tensor:
+    """Generated pictures (N, C, H, W) as the model wants them, drawn at its input size: no resampling smooths them."""
+    from gradspec import demo
+
+    height, width = (command.size, command.size) if command.size else _input_size(model)
+    images = demo.pictures(command.limit or 16, size=(height, width), seed=command.seed).images
+    _note(f"no --images: {len(images)} generated pictures, {height} x {width}, labelled by the network's predictions")
+    return _as_input(model, images)
+
+
+def _as_input(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The network's input for RGB pictures (N, 3, H, W) in 0..1, without resizing where mean and std are known."""
+    import torch
+    from torchvision.transforms.functional import to_pil_image
+
+    from gradspec.images import described
+
+    mean, std = described(model, "mean"), described(model, "std")
+    if mean is None or std is None or len(mean) != 3:
+        preprocess = described(model, "preprocess")
+        return torch.stack([preprocess(to_pil_image(image)) for image in images])
+    return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def _input_size(model: nn.Module) -> tuple[int, int]:
+    """The (height, width) to which the model's preprocessing brings a picture."""
+    from PIL import Image
+
+    from gradspec.images import described
+
+    height, width = described(model, "preprocess")(Image.new("RGB", (256, 256))).shape[-2:]
+    return height, width
+
+
+def _audit(command: AuditCommand, model: nn.Module, data: Any, out: Path) -> None:
+    """Audits, writes numbers and figures into `out`, prints the summary."""
+    from gradspec.summary import draw, summary
+    from gradspec.targets import TARGETS
+
+    result = gs.audit(
+        model,
+        data,
+        layers=command.layers or None,
+        target=TARGETS[command.target],
+        batch_size=command.batch_size,
+        device=command.device,
+        seed=command.seed,
+    )
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(command).items()}
+    result = replace(result, spec={**result.spec, "command": settings})
+    result.save(out)
+    print(summary(result))
+    print("\nfigures (an SVG beside each):", *draw(result, out / "figures"), sep="\n  ")
+    print(f"\naudit saved to {out}")

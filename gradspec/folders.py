@@ -1,0 +1,55 @@
+"""The folder a run writes to: found or made before the work, never one that holds somebody's files."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def first_free(model: str, parent: Path = Path("runs")) -> Path:
+    """Returns the first of parent/MODEL-1, parent/MODEL-2, ... that is not there yet.
+
+    Example:
+        >>> first_free("path/to/my_nets.py:small", Path("no-such-folder")).as_posix()
+        'no-such-folder/my_nets-small-1'
+    """
+    last = model.rsplit("/", 1)[-1].replace(".py:", "-")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"
+    return next(path for n in itertools.count(1) if not (path := parent / f"{name}-{n}").exists())
+
+
+@contextmanager
+def claimed(folder: Path, mark: str | None = None) -> Iterator[Path]:
+    """Yields the folder, made at once so that no other run takes its name; removes it where the work leaves it empty.
+
+    Args:
+        folder: A new folder, an empty one, or one of ours to be written again.
+        mark: Name of the file by which a folder with files is known to be ours; None: no such folder is.
+
+    Raises:
+        ValueError: The folder holds files that may not be overwritten, or cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with claimed(Path(parent, "run")) as run:
+        ...         _ = run.joinpath("table.csv").write_text("a,b")
+        ...     with claimed(Path(parent, "run")) as run:
+        ...         pass
+        Traceback (most recent call last):
+        ValueError: ...run already holds files: name a new folder with --out, or remove this one.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (mark and (folder / mark).is_file()):
+        raise ValueError(f"{folder} already holds files: name a new folder with --out, or remove this one.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"Cannot make the folder {folder} ({error.strerror}): name another one with --out.") from error
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -1,0 +1,352 @@
+"""The command line: exit codes, what goes to stdout and what to stderr, and what is never overwritten.
+
+The network, the pictures and the audit are stand-ins here; the last tests run the real ones.
+"""
+
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FunctionType
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import gradspec as gs
+from gradspec import cli, demo, folders, summary
+
+CULPRITS = {
+    "call": pd.DataFrame(
+        {
+            "call": [f"layer{i}.pool" for i in range(7)],
+            "operator": "MaxPool2d",
+            "type": "max pooling",
+            "stage": 1,
+            "new_power": [0.3 - 0.1 * i for i in range(7)],
+            "se": 0.01,
+        }
+    ),
+    "type": pd.DataFrame({"type": ["max pooling"], "calls": [7], "new_power": [0.1], "se": [0.01]}),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FakeAudit:
+    note: str = ""
+    unseen: dict = field(default_factory=dict)
+    spec: dict = field(default_factory=lambda: {"seed": 0})
+
+    @property
+    def table(self):
+        row = {"call": "input", "slope_nyquist": -0.41, "se_nyquist": 0.02, "high_share": 0.55, "se_share": 0.01}
+        return pd.DataFrame([row | {"excess": -0.25, "n": 3, "note": self.note}])
+
+    def culprits(self, by="call"):
+        return CULPRITS[by]
+
+    def save(self, path):
+        path.joinpath("spec.json").write_text(json.dumps(self.spec))
+        return path
+
+
+class FakeModel(nn.Module):
+    mean, std, classes, spec = (0.5, 0.25, 0.0), (0.5, 0.5, 0.25), None, {}
+
+    def preprocess(self, picture: Image.Image):
+        return torch.zeros(3, 24, 32)
+
+
+class FakeFolder:
+    pass
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """The calls that the command makes on gradspec, with everything behind them faked, in an empty working folder."""
+    calls = {}
+
+    def record(name, result):
+        def function(*args, **kwargs):
+            calls[name] = args, kwargs
+            return result
+
+        return function
+
+    monkeypatch.setattr(gs, "load_model", record("load_model", FakeModel()), raising=False)
+    monkeypatch.setattr(gs, "load_images", record("load_images", FakeFolder()), raising=False)
+    monkeypatch.setattr(gs, "audit", record("audit", FakeAudit()), raising=False)
+    monkeypatch.setattr(summary, "draw", lambda audit, folder: [folder / "profile.png"])
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def of_gradspec(function):
+    """The function as a module of gradspec would hold it: whose `raise` it is decides what the user sees."""
+    namespace = {**function.__globals__, "__name__": "gradspec.fake"}
+    return FunctionType(function.__code__, namespace, None, None, function.__closure__)
+
+
+def raising(error):
+    def function(*args, **kwargs):
+        raise error
+
+    return of_gradspec(function)
+
+
+def test_options_reach_what_they_name(calls, tmp_path, capsys):
+    options = "--images pics --out a/run --weights none --device cpu --batch-size 2 --seed 7 --limit 5 --size 48"
+    assert cli.main(["audit", "net", *options.split(), "--layers", "conv1", "fc", "--target", "probability"]) == 0
+    assert calls["load_model"] == (("net", "none"), {"seed": 7})
+    (folder, model, limit), kwargs = calls["load_images"]
+    assert (folder, type(model), limit, kwargs) == (
+        Path("pics"),
+        FakeModel,
+        5,
+        {"batch_size": 2, "seed": 7, "size": 48},
+    )
+    (model, data), kwargs = calls["audit"]
+    assert type(data) is FakeFolder
+    target = kwargs.pop("target")
+    assert target(torch.zeros(1, 4), torch.tensor([0])).item() == pytest.approx(0.25)  # softmax; the logit would be 0
+    assert kwargs == {"layers": ("conv1", "fc"), "batch_size": 2, "device": "cpu", "seed": 7}
+    command = json.loads((tmp_path / "a/run/spec.json").read_text())["command"]
+    assert command["images"] == "pics" and command["layers"] == ["conv1", "fc"]
+    assert capsys.readouterr().out.endswith("audit saved to a/run\n")
+
+
+def test_defaults_are_the_logit_of_every_operator(calls):
+    assert cli.main(["audit", "net", "--images", "pics"]) == 0
+    kwargs = calls["audit"][1]
+    target = kwargs.pop("target")
+    assert target(torch.tensor([[1.0, 3.0]]), torch.tensor([1])).item() == 3
+    assert kwargs == {"layers": None, "batch_size": None, "device": None, "seed": 0}
+    assert calls["load_model"] == (("net", "default"), {"seed": 0})
+
+
+def test_without_images_it_draws_pictures_of_the_networks_size_and_says_so(calls, capsys):
+    assert cli.main(["audit", "net", "--limit", "3", "--seed", "1"]) == 0
+    images = calls["audit"][0][1]
+    drawn = demo.pictures(3, size=(24, 32), seed=1).images
+    restored = images * torch.tensor(FakeModel.std).view(3, 1, 1) + torch.tensor(FakeModel.mean).view(3, 1, 1)
+    torch.testing.assert_close(restored, drawn)
+    assert (
+        "no --images: 3 generated pictures, 24 x 32, labelled by the network's predictions" in capsys.readouterr().err
+    )
+
+
+def test_a_preprocessing_without_mean_and_std_is_applied_itself(monkeypatch, calls):
+    model = FakeModel()
+    model.mean = None
+    model.preprocess = lambda picture: torch.full((1, picture.height, 20), picture.getpixel((0, 0))[0] / 255)
+    monkeypatch.setattr(gs, "load_model", lambda *args, **kwargs: model)
+    assert cli.main(["audit", "net", "--limit", "2"]) == 0
+    images, drawn = calls["audit"][0][1], demo.pictures(2, size=(256, 20)).images
+    torch.testing.assert_close(images[:, 0, 0, 0], drawn[:, 0, 0, 0], atol=1 / 255, rtol=0)  # 8-bit pictures
+    assert images.shape == (2, 1, 256, 20)
+
+
+def test_size_overrides_the_networks(calls):
+    assert cli.main(["audit", "net", "--limit", "1", "--size", "40"]) == 0
+    assert calls["audit"][0][1].shape == (1, 3, 40, 40)
+
+
+def test_summary_holds_slope_unseen_and_five_culprits(monkeypatch, calls, capsys):
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(unseen={f"fc{i}": "never called" for i in range(6)}))
+    assert cli.main(["audit", "net", "--images", "pics"]) == 0
+    out = capsys.readouterr().out
+    assert "-0.410 ± 0.020 per Nyquist" in out
+    assert "0.550 ± 0.010 (-0.250 against white noise)" in out
+    assert "not seen: 6\n  fc0: never called\n" in out and "fc4" in out and "fc5" not in out and "and 1 more" in out
+    assert "layer4.pool" in out and "layer5.pool" not in out
+    assert "max pooling      7    +0.100 0.010" in out
+    assert "runs/net-1/figures/profile.png" in out
+
+
+def test_a_slope_that_cannot_be_fitted_shows_its_reason(monkeypatch, calls, capsys):
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(note="the gradient is zero"))
+    assert cli.main(["audit", "net", "--images", "pics"]) == 0
+    assert "slope                     the gradient is zero" in capsys.readouterr().out
+
+
+def test_runs_are_numbered_and_never_overwritten(calls, capsys):
+    for number in (1, 2):
+        assert cli.main(["audit", "path/net.py:load", "--images", "pics"]) == 0
+        assert capsys.readouterr().out.endswith(f"audit saved to runs/net-load-{number}\n")
+    calls.clear()
+    assert cli.main(["audit", "net", "--images", "pics", "--out", "runs/net-load-1"]) == 2
+    out, err = capsys.readouterr()
+    assert (calls, out) == ({}, "")  # refused before any work
+    assert (
+        err
+        == "gradspec: error: runs/net-load-1 already holds files: name a new folder with --out, or remove this one.\n"
+    )
+
+
+@pytest.mark.parametrize("model", ["../..", "hf-hub:org/name", "torchvision:resnet18", "a b\\c", ":"])
+def test_a_default_folder_lies_in_runs(model):
+    folder = folders.first_free(model, Path("runs"))
+    assert folder.parent == Path("runs") and folder.name.endswith("-1") and not set(folder.name) & set(":/\\ ")
+
+
+def test_a_folder_that_cannot_be_made_is_a_wrong_argument(calls, tmp_path, capsys):
+    tmp_path.joinpath("file").touch()
+    for out in ("file", "file/run"):
+        assert cli.main(["audit", "net", "--images", "pics", "--out", out]) == 2
+        assert f"Cannot make the folder {out} (" in capsys.readouterr().err
+
+
+def test_an_empty_folder_may_be_named(calls, tmp_path):
+    tmp_path.joinpath("run").mkdir()
+    assert cli.main(["audit", "net", "--images", "pics", "--out", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--limit 0", "--batch-size 0", "--seed -1", "--size 0", "--device nowhere", "--target sum", "--limit x", "--frob"],
+)
+def test_a_wrong_option_is_refused_before_any_work(wrong, calls, tmp_path, capsys):
+    assert cli.main(["audit", "net", *wrong.split()]) == 2
+    out, err = capsys.readouterr()
+    assert wrong.split()[0] in err and "Traceback" not in err
+    assert (calls, out, list(tmp_path.iterdir())) == ({}, "", [])
+
+
+def test_a_warning_is_one_line_on_stderr(monkeypatch, calls, capsys):
+    def audit(*args, **kwargs):
+        warnings.warn("1 pictures in pics were skipped: broken.jpg", stacklevel=1)
+        return FakeAudit()
+
+    monkeypatch.setattr(gs, "audit", audit)
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert cli.main(["audit", "net", "--images", "pics"]) == 0
+    assert capsys.readouterr().err == "gradspec: warning: 1 pictures in pics were skipped: broken.jpg\n"
+    assert warnings.showwarning is shown
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("No model is called 'net'; did you mean 'nets'?"), 2),
+        (FileNotFoundError("There is no folder pics."), 2),
+        (RuntimeError("The weights are not on this machine; download them first."), 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["load_model", "load_images", "audit"])
+def test_a_sentence_of_gradspecs_comes_without_traceback(monkeypatch, calls, capsys, tmp_path, name, error, code):
+    monkeypatch.setattr(gs, name, raising(error))
+    assert cli.main(["audit", "net", "--images", "pics"]) == code
+    assert capsys.readouterr() == ("", f"gradspec: error: {error}\n")
+    assert not list(tmp_path.glob("runs/*"))  # no empty folder stays behind
+
+
+@pytest.mark.parametrize(
+    "surprise",
+    [
+        of_gradspec(
+            lambda *args, **kwargs: torch.ones(2) @ torch.ones(3)
+        ),  # raised in C++: the last frame is gradspec's
+        of_gradspec(lambda *args, **kwargs: {}["call"]),  # a bug
+        raising(AssertionError("an invariant of ours")),
+        lambda *args, **kwargs: json.loads("{"),  # raised by another library
+    ],
+)
+def test_a_surprise_comes_with_its_traceback(monkeypatch, calls, capsys, surprise):
+    monkeypatch.setattr(gs, "audit", surprise)
+    assert cli.main(["audit", "net", "--images", "pics"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.splitlines()[-1].startswith("gradspec: error: ")
+
+
+def test_interrupting_gives_130_and_leaves_no_empty_folder(monkeypatch, calls, capsys, tmp_path):
+    monkeypatch.setattr(gs, "audit", raising(KeyboardInterrupt()))
+    assert cli.main(["audit", "net", "--images", "pics"]) == 130
+    assert capsys.readouterr() == ("", "gradspec: interrupted\n")
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_the_demo_overwrites_a_demo_and_nothing_else(calls, capsys, tmp_path):
+    for _ in range(2):
+        assert cli.main(["demo"]) == 0
+        assert capsys.readouterr().out.endswith("audit saved to gradspec-demo\n")
+    (_, (images, labels)), _ = calls["audit"]
+    assert images.shape == (64, 3, 24, 32) and labels.tolist()[:11] == [*range(10), 0]
+    tmp_path.joinpath("thesis").mkdir()
+    tmp_path.joinpath("thesis/chapter.tex").write_text("1")
+    assert cli.main(["demo", "--out", "thesis"]) == 2
+    assert [path.name for path in tmp_path.joinpath("thesis").iterdir()] == ["chapter.tex"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "some", "none"), [("resnet18*", "resnet18.", "resnet34"), ("vgg_m", "demo:vgg_max", "timm")]
+)
+def test_models_are_listed_by_part_of_a_name_or_pattern(pattern, some, none, capsys):
+    assert cli.main(["models", pattern]) == 0
+    out = capsys.readouterr().out
+    assert some in out and none not in out
+
+
+def test_models_without_classes_are_not_listed(capsys):
+    assert cli.main(["models", "vit_base_patch14_dinov2.lvd142m"]) == 2
+    assert cli.main(["models", "vit_base_patch16_224.augreg_in1k"]) == 0
+    assert capsys.readouterr().out == "vit_base_patch16_224.augreg_in1k\n"
+
+
+def test_a_pattern_without_models_names_the_nearest(capsys):
+    assert cli.main(["models", "resnet18.a1_in1"]) == 0  # part of a name
+    assert cli.main(["models", "torchvision:resnet81"]) == 2
+    assert "nearest: torchvision:resnet18" in capsys.readouterr().err
+
+
+def test_help_version_and_no_command(capsys):
+    assert cli.main(["--help"]) == 0
+    assert {"audit", "demo", "models"} <= set(capsys.readouterr().out.split())
+    assert cli.main([]) == 0
+    assert "usage: gradspec" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("gradspec ")
+    assert cli.main(["frob"]) == 2
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+    command = [sys.executable, "-m", "gradspec", "models", "resnet18"]  # short: still in the buffer at the end
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 0)
+
+
+def test_the_real_audit_saves_what_it_prints(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = "--weights none --seed 3 --limit 4 --size 40 --target probability --batch-size 3"
+    assert cli.main(["audit", "demo:vgg_max", *options.split()]) == 0
+    out = capsys.readouterr().out
+    saved = gs.Audit.load(out.splitlines()[-1].removeprefix("audit saved to "))
+    expected = gs.audit(
+        gs.load_model("demo:vgg_max", "none", seed=3),
+        (demo.pictures(4, size=40, seed=3).images - 0.45) / 0.2,
+        target=gs.label_probability,
+        progress=False,
+    )
+    slopes, others = (audit.table["slope_nyquist"].to_numpy() for audit in (saved, expected))
+    assert slopes == pytest.approx(others, abs=1e-5, nan_ok=True)  # float32 rounding: the batches differ
+    assert f"{expected.table['slope_nyquist'][0]:+.3f} ± " in out
+    assert f"{expected.culprits('type')['new_power'][0]:+.3f}" in out
+    assert saved.spec["command"]["seed"] == 3
+    figures = [line.strip() for line in out.splitlines() if line.endswith(".png")]
+    assert [Path(path).read_bytes()[1:4] for path in figures] == [b"PNG"] * 4
+
+
+def test_the_real_demo_uses_the_true_labels(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--out", "here"]) == 0
+    saved = gs.Audit.load("here")
+    assert saved.spec["labels"] == [i % 10 for i in range(64)]
+    assert saved.culprits("type")["type"][0] == "max pooling"
+    assert capsys.readouterr().out.endswith("audit saved to here\n")
