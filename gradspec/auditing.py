@@ -23,7 +23,7 @@ from tqdm import tqdm
 from gradspec._checks import check_labels
 from gradspec.data import Batch, Data, in_batches, number_of_pictures
 from gradspec.graph import Call, Tap
-from gradspec.reduction import Reduced, joined, reduce_scaled
+from gradspec.reduction import Reduced, Sums, joined, reduce_sums, sum_spectra
 from gradspec.results import Audit, Example, Key
 from gradspec.spectra import Signature, power_share, rounding_floor
 from gradspec.taps import Layers, Taps, logits_of, tapped
@@ -209,7 +209,7 @@ class _Recorder:
 
     def begin(self, taps: Taps) -> None:
         """Plans a pass: which radii are asked of each gradient, and which gradients to keep as examples."""
-        self.reduced: dict[int, Reduced] = {}
+        self.sums: dict[int, Sums] = {}
         self.parts: dict[Key, list[Tap]] = defaultdict(list)
         self.shown: dict[int, np.ndarray] = {}
         with_maps = [tap for tap in taps.taps if not tap.reason]
@@ -234,16 +234,13 @@ class _Recorder:
         if tap.reason:
             return
         self.parts[tap.call.name, tap.point].append(tap)
-        if tap.maps_id in self.reduced:  # the same maps, seen from the other side
+        if tap.maps_id in self.sums:  # the same maps, seen from the other side
             return
-        maps = tap.maps(gradient.detach())
-        kept = tap.maps_id in self.shown_ids
-        derived = self.scaled[tap.maps_id]
-        scales, radii = [scale for _, scale in derived], self.radii[_side(tap)]
-        found = reduce_scaled(self._sampled(maps, tap), radii, scales, keep_amplitude=kept)
-        self.reduced |= zip([tap.maps_id, *(maps_id for maps_id, _ in derived)], found, strict=True)
+        maps, derived = tap.maps(gradient.detach()), self.scaled[tap.maps_id]
+        found = sum_spectra(self._sampled(maps, tap), [scale for _, scale in derived])
+        self.sums |= zip([tap.maps_id, *(maps_id for maps_id, _ in derived)], found, strict=True)
         room = EXAMPLE_PICTURES - len(self.pictures)
-        if kept and room > 0:
+        if tap.maps_id in self.shown_ids and room > 0:
             self.shown[tap.maps_id] = maps[:room].float().mean(1).cpu().numpy()
 
     def _sampled(self, maps: Tensor, tap: Tap) -> Tensor:
@@ -257,12 +254,25 @@ class _Recorder:
         """Adds a finished pass; an interrupted one leaves nothing behind."""
         scales = scale.cpu().numpy()
         ids = self._unique(ids)
-        for (_name, point), taps in self.parts.items():
+        for key, taps in self.parts.items():
             largest = max(_side(tap) for tap in taps)
-            taps = [tap for tap in sorted(taps, key=lambda t: t.part) if _side(tap) == largest]
-            self._add(taps, point, joined([self.reduced[tap.maps_id] for tap in taps]), ids, scales)
+            self.parts[key] = [tap for tap in sorted(taps, key=lambda t: t.part) if _side(tap) == largest]
+        reduced = self._reduced()
+        for (_, point), taps in self.parts.items():
+            self._add(taps, point, reduced[_ids(taps)], ids, scales)
         self.pictures += ids
         self.labels += labels.tolist()
+
+    def _reduced(self) -> dict[tuple[int, ...], Reduced]:
+        """The numbers of all gradients of the pass, by the `maps_id` of their parts; those of one size together."""
+        by_size: dict[tuple[int, int], dict[tuple[int, ...], Sums]] = defaultdict(dict)
+        for taps in self.parts.values():
+            found = joined([self.sums[i] for i in _ids(taps)])
+            by_size[found.height, found.width][_ids(taps)] = found
+        reduced: dict[tuple[int, ...], Reduced] = {}
+        for size, found in by_size.items():
+            reduced |= zip(found, reduce_sums(list(found.values()), self.radii[min(size)]), strict=True)
+        return reduced
 
     def _unique(self, ids: list[str]) -> list[str]:
         """The ids, numbered where a picture comes again."""
@@ -277,23 +287,23 @@ class _Recorder:
         call, layout = taps[0].call, taps[0].layout
         assert layout is not None
         channels = sum(tap.layout.channels for tap in taps if tap.layout)
-        new = _Row(call, channels, found.height, found.width, [], [], [], [], [], [])
+        new = _Row(call, channels, layout.height, layout.width, [], [], [], [], [], [])
         row = self.rows.setdefault((call.name, point), new)
-        rings = found.rings.cpu().numpy() * scales[:, None]
+        rings = found.rings * scales[:, None]
         finite = np.asarray(np.isfinite(rings).all(1))
         row.infinite += int((~finite).sum())
-        floor = rounding_floor(found.dtype, found.height, found.width)
-        dc, others, above = (t.cpu().numpy() for t in (found.dc, found.others, found.above))
-        side, alive = _side(taps[0]), finite & (scales > 0)
-        others = np.where(alive, others, 0)  # so that the share is NaN
-        shares = {r: power_share(above[:, i], others, dc, floor) for i, r in enumerate(self.radii[side])}
+        sums, side = self.sums[taps[0].maps_id], _side(taps[0])
+        others = np.where(finite & (scales > 0), found.others, 0)  # so that the share is NaN
+        floor = rounding_floor(sums.dtype, row.height, row.width)
+        above = zip(self.radii[side], found.above, strict=True)
+        shares = {radius: power_share(power, others, found.dc, floor) for radius, power in above}
         row.rings.append(np.where(finite[:, None], rings, 0))
         row.shares.append(shares[side / 4])
         row.beyond.append(shares[self.input_sides.get(call.name, side) / 4])
         row.pictures += ids
-        amplitude = self.reduced[taps[0].maps_id].amplitude
-        if call.name in self.shown_calls and amplitude is not None:
-            row.logs.append(_logs(amplitude.cpu().numpy(), scales))
+        if call.name in self.shown_calls and taps[0].part == 0:
+            mean = sums.amplitude.double().view(len(ids), row.height, -1) / sums.channels
+            row.logs.append(_logs(mean.cpu().numpy(), scales))
             shown = self.shown.get(taps[0].maps_id, np.zeros((0, row.height, row.width)))
             row.maps.append((shown * scales[: len(shown), None, None]).astype(np.float32))
 
@@ -357,6 +367,10 @@ class _Recorder:
                     for column, fact in zip(columns.values(), facts, strict=True):
                         column.append(fact)
         return pd.DataFrame(columns)
+
+
+def _ids(taps: list[Tap]) -> tuple[int, ...]:
+    return tuple(tap.maps_id for tap in taps)
 
 
 def _side(tap: Tap) -> int:

@@ -8,9 +8,10 @@ costs several times as much, and more than the FFT itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,36 +27,46 @@ SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Reduced:
-    """The spectra of N pictures' maps of one size, summed over C channels; tensors on the maps' device, float64.
+class Sums:
+    """What a gradient leaves behind: its spectra summed over channels, tensors on the maps' device.
 
     Attributes:
         height: H in pixels.
         width: W in pixels.
         channels: C.
         dtype: Of the maps.
-        rings: Ring amplitudes, mean over channels, (N, K).
-        dc: Power of DC, (N,).
-        others: Power of all other bins, (N,).
-        above: Power beyond each of the radii asked for, (N, number of radii).
-        amplitude: Mean amplitude over channels, (N, H, W // 2 + 1), where it was asked for.
+        power: Squared amplitudes, (N, H * (W // 2 + 1)).
+        amplitude: Amplitudes, (N, H * (W // 2 + 1)).
     """
 
     height: int
     width: int
     channels: int
     dtype: torch.dtype
-    rings: Tensor
-    dc: Tensor
-    others: Tensor
-    above: Tensor
-    amplitude: Tensor | None = None
+    power: Tensor
+    amplitude: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """The few numbers that are kept of N pictures' maps; arrays, float64.
+
+    Attributes:
+        rings: Ring amplitudes, mean over channels, (N, K).
+        dc: Power of DC, (N,).
+        others: Power of all other bins, (N,).
+        above: Power beyond each of the radii asked for, (number of radii, N).
+    """
+
+    rings: np.ndarray
+    dc: np.ndarray
+    others: np.ndarray
+    above: np.ndarray
 
 
 @lru_cache(maxsize=128)
 def _bins(height: int, width: int, radii: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Ring of every rfft bin (corners last), its weight in the ring's mean, its weights in the powers (bins, radii +
-    1)."""
+    """Ring of every rfft bin (corners last), its weight in the ring's mean and in the powers (bins, 1 + radii)."""
     counts = column_counts(width).repeat(height).to(torch.float64)
     rings = ring_index(height, width, half=True).flatten()
     last = min(height, width) // 2 + 1
@@ -68,30 +79,17 @@ def _bins(height: int, width: int, radii: tuple[float, ...], device: torch.devic
     return rings.to(device), (counts / sizes[rings]).to(device), powers.to(device)
 
 
-def reduce_maps(maps: Tensor, radii: Sequence[float], *, keep_amplitude: bool = False) -> Reduced:
-    """Returns the spectra of maps (N, C, H, W), any strides, reduced over channels and rings.
-
-    Args:
-        maps: Gradients, real; half precision is raised to float32.
-        radii: Radii in cycles/image beyond which the power is summed.
-        keep_amplitude: Keep the 2-D amplitude too.
-    """
-    return reduce_scaled(maps, radii, (), keep_amplitude=keep_amplitude)[0]
-
-
-def reduce_scaled(
-    maps: Tensor, radii: Sequence[float], scales: Sequence[Tensor], *, keep_amplitude: bool = False
-) -> list[Reduced]:
-    """Returns the spectra of the maps and, by the same transform, of the maps times each of `scales` (C,) per channel.
+def sum_spectra(maps: Tensor, scales: Sequence[Tensor] = ()) -> list[Sums]:
+    """Returns the spectra of maps (N, C, H, W), any strides, and of the maps times each of `scales` (C,) per channel.
 
     A normalisation by fixed statistics multiplies every channel of the gradient by a constant, so the spectra on its
-    two sides take one transform.
+    two sides take one transform. Half precision is raised to float32.
     """
     count, channels, height, width = maps.shape
     dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
     factors = torch.stack([torch.ones_like(scales[0]), *(s.abs() for s in scales)]) if scales else None
     factors = None if factors is None else factors.to(maps.device, dtype)
-    sums = maps.new_zeros((2, count, 1 + len(scales), height, width // 2 + 1), dtype=torch.float64)
+    sums = maps.new_zeros((2, count, 1 + len(scales), height, width // 2 + 1), dtype=dtype)
     last = maps.stride(1) == 1 and channels > 1 and max(height, width) <= _PRODUCTS_UP_TO
     step = max(1, _CHUNK // (channels * height * width))
     for pictures, into in zip(maps.split(step), sums.split(step, dim=1), strict=True):
@@ -103,26 +101,39 @@ def reduce_scaled(
             some = slice(at, at + part)
             _add(into, pictures[:, some].to(dtype).contiguous(), None if factors is None else factors[:, some])
     power, amplitude = sums.flatten(3)
-    amplitude = amplitude / channels
-    return [_reduced(maps, amplitude[:, g], power[:, g], tuple(radii), keep_amplitude) for g in range(1 + len(scales))]
+    return [Sums(height, width, channels, maps.dtype, power[:, g], amplitude[:, g]) for g in range(1 + len(scales))]
 
 
-def _reduced(maps: Tensor, amplitude: Tensor, power: Tensor, radii: tuple[float, ...], keep: bool) -> Reduced:
-    count, channels, height, width = maps.shape
-    rings, weights, powers = _bins(height, width, radii, amplitude.device)
-    sums = amplitude.new_zeros((count, min(height, width) // 2 + 2)).index_add_(1, rings, amplitude * weights)
-    sums_of_power = power @ powers
-    return Reduced(
-        height,
-        width,
-        channels,
-        maps.dtype,
-        sums[:, :-1],
-        power[:, 0],
-        sums_of_power[:, 0],
-        sums_of_power[:, 1:],
-        amplitude.reshape(count, height, -1) if keep else None,
-    )
+def joined(parts: Sequence[Sums]) -> Sums:
+    """Returns the spectra of several tensors of one size as if their channels stood in one tensor."""
+    if len(parts) == 1:
+        return parts[0]
+    power, amplitude = sum(p.power for p in parts[1:]), sum(p.amplitude for p in parts[1:])
+    channels = sum(p.channels for p in parts)
+    return replace(parts[0], channels=channels, power=parts[0].power + power, amplitude=parts[0].amplitude + amplitude)
+
+
+def reduce_sums(found: Sequence[Sums], radii: Sequence[float]) -> list[Reduced]:
+    """Returns rings and powers of several spectra of one size, with one copy to the host for all of them.
+
+    Args:
+        found: Spectra of N pictures each.
+        radii: Radii in cycles/image beyond which the power is summed.
+    """
+    height, width = found[0].height, found[0].width
+    rings, weights, powers = _bins(height, width, tuple(radii), found[0].power.device)
+    amplitude = torch.stack([s.amplitude.double() / s.channels for s in found])  # (M, N, bins)
+    power = torch.stack([s.power.double() for s in found])
+    means = amplitude.new_zeros((*power.shape[:2], min(height, width) // 2 + 2))
+    means.index_add_(2, rings, amplitude * weights)
+    sums = (power @ powers).movedim(2, 1)  # (M, 1 + radii, N)
+    host = [t.cpu().numpy() for t in (means[..., :-1], power[..., 0], sums[:, 0], sums[:, 1:])]
+    return [Reduced(*(values[i] for values in host)) for i in range(len(found))]
+
+
+def reduce_maps(maps: Tensor, radii: Sequence[float]) -> Reduced:
+    """Returns rings and powers of maps (N, C, H, W); see `sum_spectra` and `reduce_sums`."""
+    return reduce_sums(sum_spectra(maps), radii)[0]
 
 
 def _add(sums: Tensor, maps: Tensor, factors: Tensor | None) -> None:
@@ -194,21 +205,3 @@ def _waves(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     steps = torch.arange(size // 2 + 1)[:, None] * torch.arange(size) % size
     angle = steps.double() * (2 * torch.pi / size)
     return torch.cat([angle.cos(), angle.sin()]).to(device, dtype)
-
-
-def joined(parts: Sequence[Reduced]) -> Reduced:
-    """Returns the spectra of several tensors of one size as if their channels stood in one tensor."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    channels = sum(p.channels for p in parts)
-    return Reduced(
-        first.height,
-        first.width,
-        channels,
-        first.dtype,
-        torch.stack([p.rings * (p.channels / channels) for p in parts]).sum(0),
-        torch.stack([p.dc for p in parts]).sum(0),
-        torch.stack([p.others for p in parts]).sum(0),
-        torch.stack([p.above for p in parts]).sum(0),
-    )

@@ -344,7 +344,11 @@ class Taps:
         for pattern in self._layers:
             if not fnmatch.filter(known, pattern):
                 near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
-                hint = f"did you mean {', '.join(map(repr, near))}?" if near else "an audit without layers lists the names."
+                hint = (
+                    f"did you mean {', '.join(map(repr, near))}?"
+                    if near
+                    else "an audit without layers lists the names."
+                )
                 raise ValueError(f"No operator call matches {pattern!r}: {hint}")
 
     # ---- what was not seen -------------------------------------------------------------------
