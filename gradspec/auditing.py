@@ -26,7 +26,7 @@ from gradspec.graph import Call, Tap
 from gradspec.reduction import Reduced, Sums, joined, reduce_sums, sum_spectra
 from gradspec.results import Audit, Example, Key
 from gradspec.spectra import Signature, power_share, rounding_floor
-from gradspec.taps import Layers, Taps, logits_of, tapped
+from gradspec.taps import Layers, ModeError, SelectionError, Taps, logits_of, tapped
 from gradspec.targets import label_logit
 
 if TYPE_CHECKING:
@@ -87,13 +87,20 @@ def audit(
         model = copy.deepcopy(model).to(device)
     recorder = _Recorder(channels, seed)
     bar = tqdm(total=number_of_pictures(data), unit="picture", desc="audit", disable=None if progress else True)
-    with _eval_mode(model), tapped(model, recorder.receive, layers=layers) as taps, bar:
+    with _eval_mode(model), tapped(model, recorder.receive, layers=_with_input(layers)) as taps, bar:
         for batch in in_batches(data, batch_size):
             for done in _passes(model, taps, recorder, target, batch):
                 bar.update(done)
         unseen = taps.unseen
-    spec = _spec(model, target, layers, channels, seed, batch_size, recorder, time.perf_counter() - began)
+    spec = _spec(model, target, layers, channels, seed, recorder, time.perf_counter() - began)
     return recorder.result(unseen, spec | {"skipped": dict(getattr(data, "skipped", {}))})
+
+
+def _with_input(layers: Layers) -> Layers:
+    """The selection and the network's input, on which the headline is."""
+    if layers is None or callable(layers):
+        return layers and (lambda call: call.type == "input" or bool(layers(call)))
+    return [*([layers] if isinstance(layers, str) else layers), "input"]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -110,7 +117,9 @@ def _device(model: nn.Module) -> torch.device:
 def _eval_mode(model: nn.Module) -> Iterator[None]:
     flags = {module: module.training for module in model.modules()}
     try:
-        yield model.eval() and None
+        for module in flags:  # not .eval(): some modules change their weights in it
+            module.training = False
+        yield
     finally:
         for module, flag in flags.items():
             module.training = flag
@@ -138,7 +147,7 @@ def _one_pass(model: nn.Module, taps: Taps, recorder: _Recorder, target: Target,
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
     images = batch.images.to(_device(model), None if weights is None else weights.dtype)
     recorder.check_size(images.shape)
-    logits = logits_of(model(images))
+    logits = logits_of(_output(model, images))
     if not torch.isfinite(logits).all():
         raise ValueError(
             "Expected finite logits, got NaN or infinite ones: check the model's weights and the pictures' scale."
@@ -149,6 +158,16 @@ def _one_pass(model: nn.Module, taps: Taps, recorder: _Recorder, target: Target,
     recorder.begin(taps)
     taps.backward(logits, cotangent)
     recorder.commit(batch.ids, labels, scale)
+
+
+def _output(model: nn.Module, images: Tensor) -> Any:
+    try:
+        return model(images)
+    except (torch.OutOfMemoryError, ModeError, SelectionError):
+        raise
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise ValueError(f"The network fails on pictures {tuple(images.shape[1:])}: {reason}") from error
 
 
 def _cotangent(logits: Tensor, labels: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -194,6 +213,7 @@ class _Recorder:
         self.channels, self.seed = channels, seed
         self.rows: dict[Key, _Row] = {}
         self.pictures: list[str] = []
+        self.largest_batch = 0
         self.times: Counter[str] = Counter()
         self.labels: list[int] = []
         self.input_shape: tuple[int, ...] | None = None
@@ -261,6 +281,7 @@ class _Recorder:
         for (_, point), taps in self.parts.items():
             self._add(taps, point, reduced[_ids(taps)], ids, scales)
         self.pictures += ids
+        self.largest_batch = max(self.largest_batch, len(ids))
         self.labels += labels.tolist()
 
     def _reduced(self) -> dict[tuple[int, ...], Reduced]:
@@ -289,6 +310,11 @@ class _Recorder:
         channels = sum(tap.layout.channels for tap in taps if tap.layout)
         new = _Row(call, channels, layout.height, layout.width, [], [], [], [], [], [])
         row = self.rows.setdefault((call.name, point), new)
+        if (row.height, row.width) != (layout.height, layout.width):
+            sizes = f"{row.height} x {row.width} and {layout.height} x {layout.width}"
+            raise ValueError(
+                f"Expected maps of one size at {call.name!r}, got {sizes}: the model's path depends on the data."
+            )
         rings = found.rings * scales[:, None]
         finite = np.asarray(np.isfinite(rings).all(1))
         row.infinite += int((~finite).sum())
@@ -312,9 +338,7 @@ class _Recorder:
     def result(self, unseen: dict[str, str], spec: dict[str, Any]) -> Audit:
         order = sorted(self.rows, key=lambda key: (self.rows[key].call.index, key[0], key[1] == "output"))
         signatures = {key: self._signature(self.rows[key]) for key in order}
-        for key in order:
-            if not signatures[key].per_image.any():
-                unseen = unseen | {key[0]: "its gradient is zero for every picture"}
+        unseen = unseen | _zeros(signatures)
         examples = {key: self._example(self.rows[key]) for key in order if self.rows[key].logs}
         table = self._table(signatures)
         return Audit(table, signatures, self._new_power(order), unseen, examples, tuple(self.pictures), spec)
@@ -369,6 +393,20 @@ class _Recorder:
         return pd.DataFrame(columns)
 
 
+def _zeros(signatures: dict[Key, Signature]) -> dict[str, str]:
+    """Calls with a gradient that is zero for every picture, at both points or at one."""
+    points: dict[str, list[str]] = defaultdict(list)
+    for name, point in signatures:
+        points[name].append(point)
+    reasons = {}
+    for name, there in points.items():
+        zero = [point for point in there if not signatures[name, point].per_image.any()]
+        if zero:
+            where = "" if len(zero) == len(there) else f" at the {zero[0]}"
+            reasons[name] = f"its gradient{where} is zero for every picture"
+    return reasons
+
+
 def _ids(taps: list[Tap]) -> tuple[int, ...]:
     return tuple(tap.maps_id for tap in taps)
 
@@ -394,8 +432,8 @@ def _centred(half: np.ndarray, width: int) -> np.ndarray:
 
 
 def _spec(
-    model: nn.Module, target: Target, layers: Layers, channels: int | None, seed: int, batch_size: int | None,
-    recorder: _Recorder, seconds: float,
+    model: nn.Module, target: Target, layers: Layers, channels: int | None, seed: int, recorder: _Recorder,
+    seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     spec = getattr(model, "spec", None)
     return {
@@ -407,11 +445,12 @@ def _spec(
         "layers": layers if layers is None or not callable(layers) else getattr(layers, "__name__", repr(layers)),
         "channels": channels,
         "seed": seed,
-        "batch_size": batch_size,
+        "batch_size": recorder.largest_batch,
         "labels": recorder.labels,
         "device": str(_device(model)),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 2),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("gradspec", "torch", "numpy")}
+        | {"python": platform.python_version()},
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ _KINDS = {
     "concatenation": "Cat",
     "multiplication": "Mul Div Addcdiv",
     "slicing": "Slice Index",
+    "padding": "ConstantPadNd ReflectionPad2D ReplicationPad2D",
 }
 _TYPE_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
@@ -50,12 +51,12 @@ class Call:
 
     Attributes:
         name: The module's path; `path:operator` for a functional operator in the module at `path` (":add" in the
-        network
-            itself); a second call in the same pass ends in "#1", and so on. "input" is the network's input.
+            network itself); a second call in the same pass ends in "#1", and so on. "input" is the network's input.
         operator: The module's class or the function's name.
         type: The kind of operator: "convolution", "strided convolution", "patch embedding", "max pooling", "average
-            pooling", "normalisation", "activation", "attention", "linear", "addition", "concatenation",
-            "multiplication", "resampling", "slicing", "other", or "input".
+            pooling", "normalisation", "activation", "attention", "linear", "patch merging" (a linear layer that shrinks
+            the map), "addition", "concatenation", "multiplication", "resampling", "slicing", "padding", "transposed
+            convolution", "other", or "input".
         index: Position in the order of execution; the network's input is 0.
     """
 
@@ -115,7 +116,8 @@ class Frame:
     @property
     def is_leaf(self) -> bool:
         """Whether the module holds no others, and is not the network itself."""
-        return self.parent is not None and next(self.module.children(), None) is None
+        children = (name for name, _ in self.module.named_children() if name != "parametrizations")
+        return self.parent is not None and next(children, None) is None
 
     def within(self, other: Frame) -> bool:
         """Whether this call is `other` or was made inside it."""
@@ -205,7 +207,8 @@ class Graph:
                 self.layouts[node, 0] = Layout.of_pictures(shape) if len(shape) == 4 else None
                 pictures = shape[0] if shape else 0
                 continue
-            sources = [(self.layouts.get(edge), edge[0] and shape_of(edge)) for edge in node.next_functions]
+            edges = node.next_functions
+            sources = [(self.layouts.get(e), e[0] and shape_of(e), e[0] in self.inputs) for e in edges]
             for number in range(len(node._input_metadata)):
                 self.layouts[node, number] = follow((node, number), sources, pictures)
 
@@ -235,7 +238,12 @@ class Graph:
                 if "norm" in type(frame.module).__name__.lower()
                 else self.type_of((major or acting)[-1])
             )
+            if kind == "other" and type(frame.module).__module__ == nn.ReLU.__module__:
+                kind = "activation"  # in place on a view, where autograd does not name the function
             whole = self._whole(frame, nodes, kind)
+            if whole is None and len(acting) == 1:  # in place on a view: what it returned is not what is used
+                whole = replace(self._single(frame, acting[0]), name=frame.name, operator=type(frame.module).__name__)
+                whole.type = kind
             if whole is not None:
                 return [whole]
         return [self._single(frame, node) for node in acting]
@@ -244,7 +252,9 @@ class Graph:
         """Whether a node is an operator, not a mere rearrangement or part of a tensor."""
         name = base_name(node)
         if name == "Slice":
-            return node._saved_step != 1
+            read = self.layouts.get(self.inputs[node][0][1])
+            spatial = read is None or read.is_spatial(node._saved_dim)
+            return node._saved_step != 1 and spatial
         return name not in MOVES and name not in PARTS
 
     def _whole(self, frame: Frame, nodes: list[Any], kind: str) -> Operator | None:
@@ -283,6 +293,8 @@ class Graph:
         name = base_name(node)
         if name == "Convolution":
             return self._convolution_type(node)
+        if name in ("Addmm", "Mm", "Linear") and self._shrinks(node):
+            return "patch merging"
         if name.startswith("ScaledDotProduct"):
             return "attention"
         if name.startswith(("Upsample", "GridSampler")):
@@ -291,9 +303,17 @@ class Graph:
             return "attention"  # a product of two tensors that both depend on the picture
         return _TYPE_OF.get(name, "other")
 
+    def _shrinks(self, node: Any) -> bool:
+        """Whether the map at a node's output is smaller than at its input."""
+        after, before = self.layouts.get((node, 0)), [self.layouts.get(edge) for _, edge in self.inputs[node]]
+        area = max((b.height * b.width for b in before if b is not None and not b.reason), default=0)
+        return after is not None and not after.reason and after.height * after.width < area
+
     def _convolution_type(self, node: Any) -> str:
         stride = tuple(node._saved_stride)
-        if max(stride) == 1 or node._saved_transposed:
+        if node._saved_transposed:
+            return "transposed convolution"
+        if max(stride) == 1:
             return "convolution"
         kernel = tuple(node._saved_weight.shape[2:])
         pictures, read = shape_of((self.entries[0], 0)), shape_of(node.next_functions[0])
@@ -342,10 +362,21 @@ class Graph:
                 spots.append(Spot("outgoing", places, tap))
             else:
                 spots.append(Spot("outgoing", places, self._tap(call, "input", part, edge, tuple(places), ids)))
-            if len(places) == 1 and (scale := _fixed_scale(*places[0])) is not None:
+            if len(places) == 1 and (scale := self._fixed_scale(*places[0])) is not None:
                 source = ids.setdefault(self._canonical((places[0][0], 0)), len(ids))
                 self.scaled[spots[-1].tap.maps_id] = Scaled(source, scale)
         return spots
+
+    def _fixed_scale(self, node: Any, number: int) -> Tensor | None:
+        """What a BatchNorm with fixed statistics multiplies each channel of the gradient's maps by."""
+        layout = self.layouts.get((node, 0))
+        if base_name(node) != "NativeBatchNorm" or number or node._saved_training or layout is None:
+            return None
+        if node._saved_running_var is None or not layout.has_channels_at(1):
+            return None
+        scale = (node._saved_running_var.detach() + node._saved_eps).rsqrt()
+        scale = scale if node._saved_weight is None else scale * node._saved_weight.detach()
+        return scale if len(scale) == layout.channels else None
 
     def _canonical(self, edge: Edge) -> Edge:
         """The last tensor on the way to the output whose gradient still holds the same maps as that of `edge`."""
@@ -358,21 +389,19 @@ class Graph:
 
     def _unchanged(self, node: Any, number: int) -> Edge | None:
         """The node's output, if the gradient that leaves through input `number` holds the very maps that came in."""
-        name, output = base_name(node), (node, 0)
+        name, source, output = base_name(node), node.next_functions[number], (node, 0)
+        before, after = self.layouts.get(source), self.layouts.get(output)
+        if before is None or after is None:
+            return output if name in MOVES and before is after else None
+        if (before.height, before.width, before.channels) != (after.height, after.width, after.channels):
+            return None
         if name == "Add" and (number == 0 or getattr(node, "_saved_alpha", None) == 1):
-            return output if shape_of(node.next_functions[number]) == shape_of(output) else None
+            return output if before == after else None
         return output if name in MOVES else None
-
-
-def _fixed_scale(node: Any, number: int) -> Tensor | None:
-    """What a BatchNorm with fixed statistics multiplies each channel of the gradient by."""
-    if base_name(node) != "NativeBatchNorm" or number or node._saved_training or node._saved_running_var is None:
-        return None
-    scale = (node._saved_running_var.detach() + node._saved_eps).rsqrt()
-    return scale if node._saved_weight is None else scale * node._saved_weight.detach()
 
 
 def _function_name(base: str) -> str:
     if base.startswith("ScaledDotProduct"):
         return "scaled_dot_product_attention"
-    return _NAMES.get(base) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", base).lower()
+    name = base.removeprefix("custom ")
+    return _NAMES.get(name) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(\d)D", r"\1d", name)).lower()

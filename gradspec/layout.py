@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Edge = tuple[Any, int]
@@ -72,6 +73,19 @@ def _siblings(major: tuple[int, ...], minor: tuple[int, ...]) -> bool:
     return len(major) > 1 and major[:-1] == minor[:-1] and (major[-1], minor[-1]) == (0, 1)
 
 
+def _extent(places: set[tuple[int, ...]], at: tuple[int, ...]) -> str | None:
+    """How much of the axis below `at` some factors hold: "full", the "major" steps only, "none", or None if torn."""
+    below = {p for p in places if p[: len(at)] == at}
+    if not below:
+        return "none"
+    if at in below:
+        return "full" if len(below) == 1 else None
+    major, minor = _extent(below, (*at, 0)), _extent(below, (*at, 1))
+    if major == "full" and minor in ("full", "major", "none"):
+        return "full" if minor == "full" else "major"
+    return "major" if major == "major" and minor == "none" else None
+
+
 @dataclass(frozen=True)
 class Layout:
     """For every dimension of a tensor the factors of the picture's axes it is made of, major to minor."""
@@ -108,6 +122,27 @@ class Layout:
         return _size(self._axis_factors("C"))
 
     @cached_property
+    def consistent(self) -> bool:
+        """Whether no axis of the picture stands twice and what is left of a spatial axis is its major part.
+
+        An axis of which only minor steps are left (a mean over windows, position by position) holds no map.
+        """
+        inner = [g for f in self.factors for g in (f.grid or (f,))]
+        for axis in "NHW":
+            places = [f.place for f in inner if f.axis == axis]
+            if not places:
+                continue
+            whole = _extent(set(places), (0,))
+            if whole is None or len(set(places)) < len(places) or (axis == "N" and whole != "full"):
+                return False
+        return True
+
+    @cached_property
+    def positions(self) -> tuple[tuple[Factor, ...], ...]:
+        """What of the pictures' and the maps' axes each dimension holds, whichever way it was split."""
+        return tuple(tuple(f for f in _joined(dim) if f.axis in "NHWT") for dim in self.dims)
+
+    @cached_property
     def reason(self) -> str:
         """Why the tensor holds no map of the picture, or "" if it does."""
         axes = _axes(self.factors)
@@ -118,6 +153,20 @@ class Layout:
         if self.height < 2 or self.width < 2:
             return f"a {self.height} x {self.width} map has no frequencies in two directions"
         return ""
+
+    def is_spatial(self, dim: int) -> bool:
+        """Whether dimension `dim` (as autograd saves it) holds rows, columns or tokens."""
+        return _spatial(self.dims[_wrap(dim, len(self.dims))])
+
+    def has_channels_at(self, dim: int) -> bool:
+        """Whether dimension `dim` is the maps' channel axis, all of it, in its order and nothing else."""
+        places = [f.place for f in self.dims[dim]] if len(self.dims) > dim else []
+        elsewhere = _axes([f for i, d in enumerate(self.dims) if i != dim for f in d])
+        return (
+            _axes(self.dims[dim]) == {"C"} and "C" not in elsewhere and places == sorted(set(places))
+            if places
+            else False
+        )
 
     def maps(self, tensor: Tensor) -> Tensor:
         """The tensor as maps (N, C, H, W), extra tokens dropped; a view where the strides allow it."""
@@ -190,21 +239,17 @@ class Layout:
             return self._with(dim, _fresh("C", size))  # the class token alone
         return self.resize([size if i == dim else _size(d) for i, d in enumerate(self.dims)])
 
-    def drop(self, dims: Sequence[int]) -> Layout | None:
-        """Without the dimensions `dims`; None where that would leave a part of a spatial axis or lose the pictures."""
-        gone = [f for i in dims for f in self.dims[i]]
-        left = Layout(tuple(d for i, d in enumerate(self.dims) if i not in dims))
-        torn = {a for a in "HW" if a in _axes(gone) and a in _axes(left.factors)}
-        return None if torn or "N" in _axes(gone) else left
+    def drop(self, dims: Sequence[int]) -> Layout:
+        """Without the dimensions `dims`."""
+        return Layout(tuple(d for i, d in enumerate(self.dims) if i not in dims))
 
     def with_extra_tokens(self, dim: int, before: int, size: int) -> Layout | None:
         """After tokens were put in front of (`before`) or behind dimension `dim`, `size` in all."""
         factors = self.dims[dim]
         if len(factors) == 1 and factors[0].grid:
             before, factors = before + factors[0].before, factors[0].grid
-        if not all(f.axis in "HW" for f in factors) or _spatial(
-            [f for i, d in enumerate(self.dims) if i != dim for f in d]
-        ):
+        elsewhere = [f for i, d in enumerate(self.dims) if i != dim for f in d]
+        if not all(f.axis in "HW" for f in factors) or _spatial(elsewhere):
             return None
         return self._with(dim, (Factor("T", size, grid=factors, before=before),))
 
@@ -217,13 +262,11 @@ class Layout:
 Shape = tuple[int, ...]
 
 MOVES = frozenset({"View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "T", "Unsqueeze", "Squeeze", "Clone"})
-MOVES |= {"Alias", "ToCopy", "Contiguous"}
+MOVES |= {"Alias", "ToCopy", "Contiguous", "BackwardHookFunction"}
 """Nodes that only rearrange: the gradient on both sides holds the same maps."""
 
-PARTS = frozenset(
-    {"Split", "SplitWithSizes", "Unbind", "Select", "Slice", "Narrow", "Expand", "Repeat", "Stack", "Roll"}
-)
-PARTS |= {"Flip", "AsStrided", "CopySlices", "Detach"}
+PARTS = frozenset({"Split", "SplitWithSizes", "Unbind", "Select", "Slice", "Narrow", "Expand", "Repeat", "Stack"})
+PARTS |= {"Roll", "Flip", "AsStrided", "Detach"}
 """Nodes that pick, repeat or shift parts; no operator of their own, unless they pick with a step."""
 
 _PRODUCTS = frozenset({"Addmm", "Mm", "Linear", "Bmm", "Baddbmm"})
@@ -232,17 +275,40 @@ _REDUCTIONS = frozenset(
 )
 
 
+_UNORDERED = (
+    "Index",
+    "Gather",
+    "Sort",
+    "Topk",
+    "Take",
+    "Scatter",
+    "Put",
+    "Fft",
+    "MaskedS",
+    "Median",
+    "Kthvalue",
+    "Cdist",
+)
+"""How the names of nodes begin that put values somewhere else: their output's places are not their input's."""
+
+_RESIZING = ("MaxPool", "AvgPool", "Adaptive", "FractionalMaxPool", "Mkldnn", "Upsample", "GridSampler", "Slice")
+_RESIZING += ("ConstantPad", "ReflectionPad", "ReplicationPad")
+"""How the names of nodes begin that may change the size of a whole spatial axis."""
+
+
 def base_name(node: Any) -> str:
-    """Returns the operation of a node, "Convolution" for a `ConvolutionBackward0`."""
-    name = node.name().rpartition("::")[2]
-    return name.rstrip("0123456789").removesuffix("Backward")
+    """Returns the operation of a node: "Convolution" for `ConvolutionBackward0`, "custom F" for a Python function F."""
+    name = node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+    custom = isinstance(node, torch.autograd.function.BackwardCFunction) and name not in MOVES
+    return f"custom {name}" if custom else name
 
 
 def shape_of(edge: Edge) -> Shape | None:
-    """The shape of the forward tensor that an edge stands for."""
+    """Returns the shape of the forward tensor that an edge stands for; None for complex ones, which hold no maps."""
     node, number = edge
     try:
-        return tuple(int(s) for s in node._input_metadata[number].shape)
+        about = node._input_metadata[number]
+        return None if about.dtype.is_complex else tuple(int(s) for s in about.shape)
     except (AttributeError, IndexError):  # a custom function that kept no metadata
         return None
 
@@ -252,29 +318,38 @@ def _wrap(dim: int, rank: int) -> int:
     return dim % rank if rank else 0
 
 
-def follow(edge: Edge, inputs: list[tuple[Layout | None, Shape | None]], pictures: int) -> Layout | None:
-    """The layout of the tensor `edge`, from the layouts and shapes of its node's inputs (None: not of the picture).
+Source = tuple[Layout | None, Shape | None, bool]
+"""Layout and shape of a node's input, and whether it depends on the picture: (None, shape, True) could not be told."""
+
+
+def follow(edge: Edge, inputs: list[Source], pictures: int) -> Layout | None:
+    """Returns the layout of the tensor `edge`, from those of its node's inputs, or None where it cannot be told.
+
+    A Python autograd function is taken to work in place where it keeps the shape; that cannot be looked up.
 
     Args:
         edge: The node and the number of its output.
-        inputs: For every input of the node its layout and shape, (None, shape) where it does not depend on the
-        picture or
-            its layout could not be told.
+        inputs: Every input of the node.
         pictures: N, the number of pictures in the batch.
     """
     node, number = edge
-    shape = shape_of(edge)
-    known = [(layout, s) for layout, s in inputs if layout is not None and s is not None]
+    shape, name = shape_of(edge), base_name(node)
+    known = [layout for layout, s, _ in inputs if layout is not None and s is not None]
     if shape is None:
         return None
-    name = base_name(node)
     if name == "Convolution" and not known and len(shape) == 4 and shape[0] == pictures:
         return Layout.of_pictures(shape)  # a convolution's output says what its axes are
-    if not known:
+    if not known or name.startswith(_UNORDERED):
         return None
-    layout = known[0][0]
     rule = _attention if name.startswith("ScaledDotProduct") else _RULES.get(name, _elementwise)
-    return rule(node, number, shape, inputs, layout)
+    layout = rule(node, number, shape, inputs, known[0])
+    if layout is None or not layout.consistent or (pictures > 1 and "N" not in _axes(layout.factors)):
+        return None
+    return layout
+
+
+def _untold(inputs: list[Source]) -> bool:
+    return any(depends and layout is None for layout, _, depends in inputs)
 
 
 def _view(node, number, shape, inputs, layout):
@@ -322,17 +397,25 @@ def _stack(node, number, shape, inputs, layout):
     return Layout((*layout.dims[:dim], _fresh("C", shape[dim]), *layout.dims[dim:]))
 
 
+def _flip(node, number, shape, inputs, layout):
+    dims = [_wrap(d, len(shape)) for d in node._saved_dims] or range(len(shape))
+    return None if any("N" in _axes(layout.dims[d]) for d in dims) else layout
+
+
 def _cat(node, number, shape, inputs, layout):
     dim = _wrap(node._saved_dim, len(shape))
-    spatial = [i for i, (part, _) in enumerate(inputs) if part is not None and _spatial(part.dims[dim])]
+    parts = [part for part, _, _ in inputs]
+    if _untold(inputs) or (dim == 0 and "N" not in _axes(layout.factors)):  # one picture, put beside itself
+        return None
+    spatial = [i for i, part in enumerate(parts) if part is not None and _spatial(part.dims[dim])]
     if not spatial:
-        best = next((part for part, _ in inputs if part is not None and _spatial(part.factors)), layout)
+        best = next((part for part in parts if part is not None and _spatial(part.factors)), layout)
         return best.resize(shape)
-    at, part = spatial[0], inputs[spatial[0]][0]
+    at, part = spatial[0], parts[spatial[0]]
     if len(spatial) > 1 or part is None:
         return None
     extra = shape[dim] - _size(part.dims[dim])
-    sizes = [s[dim] if s else None for _, s in inputs]
+    sizes = [s[dim] if s else None for _, s, _ in inputs]
     before = extra if at == len(inputs) - 1 else 0 if at == 0 else None
     if before is None and None not in sizes[:at]:
         before = sum(s for s in sizes[:at] if s)
@@ -348,14 +431,14 @@ def _convolution(node, number, shape, inputs, layout):
 
 def _product(node, number, shape, inputs, layout):
     """Rows of the left factor, columns of the right one; columns of a second picture factor are keys."""
-    parts = [part for part, _ in inputs]
     if base_name(node) == "Linear":  # input, weight, bias
-        left, right, batch = parts[0], None, ()
+        left, right = inputs[0][0], None
     else:  # (bias,) left, right
-        left, right = parts[-2:]
-        either = left or right
-        batch = either.dims[: len(shape) - 2] if either else ()
-    if left is None and right is None:
+        left, right = (part for part, _, _ in inputs[-2:])
+    if _untold(inputs) or (left is None and right is None):
+        return None
+    batch = () if base_name(node) == "Linear" else _batch(left, right, len(shape) - 2)
+    if batch is None:
         return None
     rows = left.dims[:-1][len(batch) :] if left else (_fresh("C", shape[-2]),)
     columns = right.dims[-1] if right else _fresh("C", shape[-1])
@@ -365,22 +448,31 @@ def _product(node, number, shape, inputs, layout):
     return result if tuple(_size(d) for d in result.dims) == tuple(shape) else None
 
 
+def _batch(left: Layout | None, right: Layout | None, rank: int) -> tuple[Dim, ...] | None:
+    """The leading dimensions of a product; None where its factors hold different pictures or windows there."""
+    first, second = (part and Layout(part.dims[:rank]) for part in (left, right))
+    if first and second and first.positions != second.positions:
+        return None
+    either = first or second
+    return either.dims if either else ()
+
+
 def _attention(node, number, shape, inputs, layout):
-    query, value = inputs[0][0], inputs[2][0]
+    query, key, value = (part for part, _, _ in inputs[:3])
+    if query is None or _untold(inputs[:3]):
+        return None
+    rank = len(shape) - 2
+    if _batch(query, key, rank) is None or _batch(query, value, rank) is None:
+        return None
     last = value.dims[-1] if value and _size(value.dims[-1]) == shape[-1] else _fresh("C", shape[-1])
-    return query and Layout((*query.dims[:-1], last))
+    return Layout((*query.dims[:-1], last))
 
 
 def _reduction(node, number, shape, inputs, layout):
     rank = len(layout.dims)
-    dims = getattr(node, "_saved_dim", None)
     if len(shape) == rank:  # keepdim
-        gone = [f for d, s in zip(layout.dims, shape, strict=True) if _size(d) != s for f in d]
-        return (
-            None
-            if "N" in _axes(gone)
-            else Layout(tuple(d if _size(d) == s else () for d, s in zip(layout.dims, shape, strict=True)))
-        )
+        return Layout(tuple(d if _size(d) == s else () for d, s in zip(layout.dims, shape, strict=True)))
+    dims = getattr(node, "_saved_dim", None)
     if dims is None:
         return None
     dims = [dims] if isinstance(dims, int) else list(dims)
@@ -401,14 +493,15 @@ def _unfold(node, number, shape, inputs, layout):
 
 def _elementwise(node, number, shape, inputs, layout):
     """Of equal shape, or broadcast, or resized like a pooling: the layout of the input that says most."""
-    same = [part for part, s in inputs if part is not None and s == shape]
+    same = [part for part, s, _ in inputs if part is not None and s == shape]
     spatial = [part for part in same if _spatial(part.factors)]
-    if spatial or same:
-        return (spatial or same)[0]
-    dims = [_broadcast([p for p, _ in inputs if p is not None], i, len(shape), s) for i, s in enumerate(shape)]
-    if len(inputs) > 1 and None not in dims:
-        return Layout(tuple(d for d in dims if d is not None))
-    return layout.resize(shape)
+    if same:
+        return None if len({part.positions for part in spatial}) > 1 else (spatial or same)[0]
+    if len(inputs) > 1:
+        parts = [part for part, _, _ in inputs if part is not None]
+        dims = [_broadcast(parts, i, len(shape), s) for i, s in enumerate(shape)]
+        return None if _untold(inputs) or None in dims else Layout(tuple(d for d in dims if d is not None))
+    return layout.resize(shape) if base_name(node).startswith(_RESIZING) else None
 
 
 def _broadcast(parts: list[Layout], dim: int, rank: int, size: int) -> Dim | None:
@@ -417,6 +510,15 @@ def _broadcast(parts: list[Layout], dim: int, rank: int, size: int) -> Dim | Non
         if at >= 0 and _size(part.dims[at]) == size:
             return part.dims[at]
     return None
+
+
+def _as_strided(node, number, shape, inputs, layout):
+    """What a view becomes when it was changed in place: where nothing was left out, a view again."""
+    plain = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    read = inputs[0][1]
+    strides = zip(node._saved_stride, plain, shape, strict=True)
+    in_order = all(stride == expected for stride, expected, size in strides if size > 1)
+    return layout.regroup(shape) if in_order and read is not None and math.prod(read) == math.prod(shape) else None
 
 
 _RULES = {
@@ -437,5 +539,7 @@ _RULES = {
     "Convolution": _convolution,
     "Im2Col": _unfold,
     "Col2Im": lambda *_: None,
-    "Index": lambda node, number, shape, inputs, layout: layout.resize(shape),
+    "Roll": _flip,
+    "Flip": _flip,
+    "AsStrided": _as_strided,
 }

@@ -20,11 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from gradspec.graph import Call, Frame, Graph, Point, Scaled, Spot, Tap
+from gradspec.layout import MOVES, PARTS, base_name
 
 __all__ = ["Call", "Layers", "Point", "Receive", "Tap", "Taps", "logits_of", "refuse_unhookable", "tapped"]
 
-Layers = Sequence[str] | Callable[[Call], bool] | None
+Layers = str | Sequence[str] | Callable[[Call], bool] | None
 Receive = Callable[[Tap, Tensor], None]
+
+
+class ModeError(RuntimeError):
+    """A mode of autograd in which there are no gradients."""
+
+
+class SelectionError(ValueError):
+    """Names, patterns or types of calls that match nothing."""
+
 
 _NO_GRADIENT = "The scores do not depend on the pictures: the model detaches them or works without gradients."
 
@@ -82,7 +92,8 @@ def tapped(model: nn.Module, receive: Receive, *, layers: Layers = None) -> Iter
     leaves all
     parameters' `.grad` alone and needs no `requires_grad` on the pictures, or with any autograd call of your own.  Each
     gradient is handed over once, while autograd works, in the tensor's own shape; `tap.maps(gradient)` makes it
-    (N, C, H, W).  Nothing is kept, and the model is as before afterwards, also after an exception (SPEC §2).
+    (N, C, H, W).  Nothing is kept, and the model is as before afterwards, also after an exception (SPEC §2).  A block
+    follows one pass at a time: calling the model again ends the taps on the pass before.
 
     Args:
         model: Any module; its mode, parameters, gradients and hooks stay as they are.
@@ -104,7 +115,7 @@ def tapped(model: nn.Module, receive: Receive, *, layers: Layers = None) -> Iter
         ([('2', 'output'), ('1', 'output')], torch.Size([1, 3, 8, 8]))
     """
     refuse_unhookable(model)
-    taps = Taps(model, receive, layers)
+    taps = Taps(model, receive, [layers] if isinstance(layers, str) else layers)
     try:
         taps._hook_modules()
         yield taps
@@ -118,8 +129,8 @@ class Taps:
     Attributes:
         calls: The selected calls of the last forward pass, in order of execution.
         taps: Their taps.
-        scaled: By `maps_id`, maps that are those of another one with every channel times a constant (BatchNorm in
-        eval mode). inputs: The network's inputs of the last forward pass, as they are differentiated.
+        scaled: By `maps_id`, maps that are those of another one, every channel times a constant (BatchNorm in eval).
+        inputs: The network's inputs of the last forward pass, as they are differentiated.
     """
 
     def __init__(self, model: nn.Module, receive: Receive, layers: Layers = None) -> None:
@@ -143,6 +154,8 @@ class Taps:
         self._no_maps: dict[str, str] = {}
         self._cut_off: dict[str, str] = {}
         self._waiting: dict[Tap, None] = {}
+        self._delivered: set[tuple[str, Point]] = set()
+        self._sums: list[_Sum] = []
         self.calls, self.taps, self.inputs, self.scaled = [], [], [], {}
 
     # ---- what a user calls -------------------------------------------------------------------
@@ -163,6 +176,8 @@ class Taps:
         if not scores.requires_grad:
             raise RuntimeError(_NO_GRADIENT)
         seed = torch.ones_like(scores) if seed is None else seed
+        for open_sum in self._sums:  # what an interrupted pass left
+            open_sum.arrived.clear()
         try:
             gradient = torch.autograd.grad(scores, self.inputs, seed, allow_unused=True)[0]
         except RuntimeError as error:
@@ -172,16 +187,19 @@ class Taps:
             raise RuntimeError(message) from error
         if gradient is None:
             raise RuntimeError(_NO_GRADIENT)
+        for open_sum in self._sums:  # the scores do not reach all places that read the tensor
+            open_sum.close()
         return gradient
 
     @property
     def unseen(self) -> dict[str, str]:
-        """Returns, after a backward pass, modules and calls whose gradient was not seen as maps, each with the
-        reason."""
+        """Returns, after a backward pass, modules and calls whose gradient was not seen as maps, with the reasons."""
         modules = self._never_called() | self._cut_off
+        modules = {name: reason for name, reason in modules.items() if "parametrizations." not in name}
         reasons = {name: reason for name, reason in modules.items() if self._wants_name(name)} | self._no_maps
         for tap in self._waiting:
-            reasons.setdefault(tap.call.name, f"no gradient arrived at its {tap.point}")
+            if (tap.call.name, tap.point) not in self._delivered:
+                reasons.setdefault(tap.call.name, f"no gradient arrived at its {tap.point}")
         return reasons
 
     # ---- the forward pass --------------------------------------------------------------------
@@ -189,19 +207,25 @@ class Taps:
     def _hook_modules(self) -> None:
         for module in self._names:
             self._module_handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            self._module_handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+            always = module is self._model  # also after an exception, which ends the pass
+            leave = module.register_forward_hook(self._leave, with_kwargs=True, always_call=always)
+            self._module_handles.append(leave)
 
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if module is self._model:
+        if not self._stack:
+            if module is not self._model:
+                return None  # a checkpointed block, run again; or a part of the network called alone
+            if _during_backward():  # the whole network, run again
+                inputs, entries = self.inputs[:], self._entries[:]
+                args, kwargs = self._followed(args), self._followed(kwargs)
+                self.inputs, self._entries = inputs, entries
+                return args, kwargs
             self._reset()
             self._refuse_modes()
             args, kwargs = self._followed(args), self._followed(kwargs)
             if not self.inputs:
-                raise RuntimeError(
-                    "Expected a floating-point tensor of pictures among the model's arguments, got none."
-                )
-        elif not self._stack:  # a checkpointed block, run again during the backward pass
-            return None
+                what = "Expected a floating-point tensor of pictures among the model's arguments"
+                raise RuntimeError(f"{what}, got none.")
         parent = self._stack[-1] if self._stack else None
         frame = Frame(self._names[module], module, parent)
         if parent is not None:
@@ -216,6 +240,8 @@ class Taps:
         while self._stack[-1].module is not module:  # a submodule raised and the model went on
             self._stack.pop()
         frame = self._stack.pop()
+        if output is None and frame.parent is None:  # an exception
+            return
         tensors = list(tensors_of(output))
         frame.outputs = [(t.grad_fn, t.output_nr) for t in tensors if t.grad_fn is not None]
         frame.detached = bool(tensors) and not any(t.requires_grad for t in tensors)
@@ -226,13 +252,14 @@ class Taps:
     def _refuse_modes(self) -> None:
         if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
             mode = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
-            raise RuntimeError(f"Gradients cannot be tapped inside {mode}: call the model outside of it.")
+            raise ModeError(f"Gradients cannot be tapped inside {mode}: call the model outside of it.")
         if any(p.is_inference() for p in self._model.parameters() if not nn.parameter.is_lazy(p)):
-            raise RuntimeError("The parameters were made inside torch.inference_mode: load the model outside of it.")
+            raise ModeError("The parameters were made inside torch.inference_mode: load the model outside of it.")
 
     def _followed(self, value: Any) -> Any:
         """The arguments, each floating-point tensor replaced by a copy whose node gets the network's input gradient."""
         if isinstance(value, Tensor) and value.is_floating_point():
+            value = value.clone() if value.is_inference() else value
             leaf = value if value.requires_grad else value.detach().requires_grad_()
             copy = leaf.clone()  # so that the network may change its input in place
             self.inputs.append(leaf)
@@ -263,13 +290,12 @@ class Taps:
         graph = Graph(self._owner, self._entries, root)
         spots = graph.spots(self._wants, self._containers())
         self._require_matches(graph)
-        for spot in spots:
-            if spot.tap.reason:
-                self._no_maps.setdefault(spot.tap.call.name, spot.tap.reason)
-            else:
-                self._waiting[spot.tap] = None
-        with_maps = {tap.call.name for tap in self._waiting}
-        self._no_maps = {name: reason for name, reason in self._no_maps.items() if name not in with_maps}
+        if not spots and self._layers is not None:
+            raise SelectionError(
+                f"No operator call between the pictures and the output is selected by layers={self._layers!r}."
+            )
+        self._waiting = {spot.tap: None for spot in spots if not spot.tap.reason}
+        self._no_maps = _without_maps([spot.tap for spot in spots])
         self.taps, self.scaled = [spot.tap for spot in spots], graph.scaled
         self.calls = list(dict.fromkeys(tap.call for tap in self.taps))
         self._cut_off = self._modules_cut_off(graph)
@@ -280,42 +306,30 @@ class Taps:
 
     def _hook_nodes(self, spots: Sequence[Spot]) -> None:
         incoming: dict[Any, list[tuple[int, Tap]]] = {}
-        outgoing: dict[Any, list[tuple[int, Callable[[Tensor | None], None]]]] = {}
+        outgoing: dict[Any, list[tuple[int, _Sum]]] = {}
         for spot in spots:
             if spot.source == "incoming":
                 (node, number), *_ = spot.places
                 incoming.setdefault(node, []).append((number, spot.tap))
                 continue
-            take = self._summed(spot.tap, len(spot.places))
+            total = _Sum(len(spot.places), lambda gradient, tap=spot.tap: self._deliver(tap, gradient))
+            self._sums.append(total)
             for node, number in spot.places:
-                outgoing.setdefault(node, []).append((number, take))
+                outgoing.setdefault(node, []).append((number, total))
         for node, taps in incoming.items():
             self._node_handles.append(node.register_prehook(lambda grads, taps=taps: self._arrived(taps, grads)))
-        for node, takes in outgoing.items():
-            self._node_handles.append(node.register_hook(lambda grads, _, takes=takes: _hand(takes, grads)))
+        for place, (node, sums) in enumerate(outgoing.items()):
+            take = lambda grads, _, sums=sums, place=place: _hand(sums, place, grads)  # noqa: E731
+            self._node_handles.append(node.register_hook(take))
 
     def _arrived(self, taps: Sequence[tuple[int, Tap]], gradients: Sequence[Tensor | None]) -> None:
         for number, tap in taps:
             self._deliver(tap, gradients[number])
 
-    def _summed(self, tap: Tap, places: int) -> Callable[[Tensor | None], None]:
-        """A receiver of the gradients that leave a call for one of its inputs, in as many places as it reads it."""
-        if places == 1:
-            return lambda gradient: self._deliver(tap, gradient)
-        arrived: list[Tensor | None] = []
-
-        def take(gradient: Tensor | None) -> None:
-            arrived.append(gradient)
-            if len(arrived) == places:
-                present = [g for g in arrived if g is not None]
-                arrived.clear()
-                self._deliver(tap, torch.stack(present).sum(0) if present else None)
-
-        return take
-
     def _deliver(self, tap: Tap, gradient: Tensor | None) -> None:
         if gradient is not None:
             self._waiting.pop(tap, None)
+            self._delivered.add((tap.call.name, tap.point))
             self._receive(tap, gradient)
 
     # ---- selection ---------------------------------------------------------------------------
@@ -340,7 +354,7 @@ class Taps:
         if self._layers is None or callable(self._layers):
             return
         known = {n for op in graph.operators() for n in (op.name, op.name.partition("#")[0], op.type)} | {"input"}
-        known |= set(self._names.values())
+        known |= {frame.name for frame in self._frames} | set(self._never_called()) | set(self._modules_cut_off(graph))
         for pattern in self._layers:
             if not fnmatch.filter(known, pattern):
                 near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
@@ -349,16 +363,17 @@ class Taps:
                     if near
                     else "an audit without layers lists the names."
                 )
-                raise ValueError(f"No operator call matches {pattern!r}: {hint}")
+                raise SelectionError(f"No operator call matches {pattern!r}: {hint}")
 
     # ---- what was not seen -------------------------------------------------------------------
 
     def _modules_cut_off(self, graph: Graph) -> dict[str, str]:
         """Modules that were called, and computed something, but off the way from the pictures to the output."""
-        owners, live = set(self._owner.values()), {self._owner[n] for n in graph.order if n in self._owner}
+        acting = {frame for node, frame in self._owner.items() if base_name(node) not in MOVES | PARTS}
+        live = {self._owner[n] for n in graph.order if n in self._owner}
         reasons = {}
         for frame in self._frames:
-            if frame.is_leaf and frame in owners and frame not in live:
+            if frame.is_leaf and frame in acting and frame not in live:
                 reasons[frame.name] = "its output does not lead from the pictures to the network's output"
             elif frame.is_leaf and frame.detached:
                 reasons[frame.name] = "computed without gradient (torch.no_grad, detach, or of no picture)"
@@ -368,7 +383,8 @@ class Taps:
     def _never_called(self) -> dict[str, str]:
         called = {frame.module for frame in self._frames}
         leaves = (m for m in self._names if next(m.children(), None) is None and m is not self._model)
-        return {self._names[m]: "never called" for m in leaves if m not in called}
+        names = (self._names[m] for m in leaves if m not in called)
+        return dict.fromkeys(names, "never called")
 
     def _close(self) -> None:
         for handle in self._module_handles:
@@ -379,6 +395,48 @@ class Taps:
         self.inputs = []
 
 
-def _hand(takes: Sequence[tuple[int, Callable[[Tensor | None], None]]], gradients: Sequence[Tensor | None]) -> None:
-    for number, take in takes:
-        take(gradients[number])
+class _Sum:
+    """The sum of the gradients that leave a call for one of its inputs, in as many places as it reads it."""
+
+    def __init__(self, places: int, deliver: Callable[[Tensor | None], None]) -> None:
+        self.places, self.deliver = places, deliver
+        self.arrived: dict[tuple[int, int], Tensor | None] = {}
+
+    def take(self, place: tuple[int, int], gradient: Tensor | None) -> None:
+        if self.places == 1:
+            self.deliver(gradient)
+            return
+        self.arrived[place] = gradient
+        if len(self.arrived) == self.places:
+            self.close()
+
+    def close(self) -> None:
+        """Delivers what has arrived."""
+        present = [g for g in self.arrived.values() if g is not None]
+        self.arrived.clear()
+        if present:
+            self.deliver(torch.stack(present).sum(0))
+
+
+def _hand(sums: Sequence[tuple[int, _Sum]], node: int, gradients: Sequence[Tensor | None]) -> None:
+    for number, total in sums:
+        total.take((node, number), gradients[number])
+
+
+def _without_maps(taps: Sequence[Tap]) -> dict[str, str]:
+    """The calls of which no gradient holds maps, and those of which one point's layout cannot be told."""
+    reasons: dict[str, str] = {}
+    with_maps = {(tap.call.name, tap.point) for tap in taps if not tap.reason}
+    names = {name for name, _ in with_maps}
+    for tap in taps:
+        name, point = tap.call.name, tap.point
+        if name not in names:
+            reasons.setdefault(name, tap.reason)
+        elif (name, point) not in with_maps and tap.layout is None:
+            reasons.setdefault(name, f"at its {point} {tap.reason}")
+    return reasons
+
+
+def _during_backward() -> bool:
+    current = getattr(torch._C, "_current_graph_task_id", None)  # private, but what torch.utils.checkpoint asks
+    return current is not None and current() != -1

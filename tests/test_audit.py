@@ -158,6 +158,15 @@ def test_results_do_not_depend_on_the_batch_size(audited, batch_size):
         np.testing.assert_allclose(other.examples[key].spectrum, example.spectrum, rtol=1e-5, atol=1e-6)
 
 
+def test_a_float32_network_gives_the_same_in_any_batches():
+    net, shown = gs.load_model("demo:vgg_max"), gs.demo.pictures(7)
+    x = net.preprocess(shown.images)
+    one, all_ = (gs.audit(net, (x, shown.labels), batch_size=b, progress=False) for b in (1, 7))
+    for key, signature in one.signatures.items():
+        if signature.n:  # not behind the global pooling, where there is rounding noise alone
+            np.testing.assert_allclose(all_.signatures[key].per_image, signature.per_image, rtol=1e-5)
+
+
 def test_labels_ids_and_loaders_travel_with_their_pictures(audited):
     net, x, result = audited
     labels = torch.tensor([0, 1, 2, 3, 0])
@@ -332,6 +341,100 @@ def test_out_of_memory_halves_the_batch(audited, monkeypatch):
     found = audit(net, x, batch_size=5, progress=False)
     assert sizes == [5, 2, 3, 1, 2]
     pd.testing.assert_frame_equal(found.table, result.table, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "rows first", "plain", "last"])
+def test_batch_norm_wherever_its_channels_stand(kind):
+    """The shortcut through a BatchNorm's scales against the gradient itself, at its input."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.bn = nn.BatchNorm1d(64) if kind == "tokens" else nn.BatchNorm2d(8)
+            self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            if kind == "tokens":  # normalises places, not channels
+                x = self.bn(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (8, 8))
+            elif kind == "rows first":
+                x = self.bn(x.transpose(1, 2)).transpose(1, 2)
+            else:
+                x = self.bn(x.to(memory_format=torch.channels_last) if kind == "last" else x)
+            return self.conv2(x).relu().mean((2, 3))
+
+    net = Net().double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for t in (net.bn.running_var, net.bn.weight.data):
+        t.copy_(torch.rand(t.shape, generator=generator, dtype=torch.float64) + 0.1)
+    x, labels = torch.rand(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 3])
+    result, kept = audit(net, (x, labels), progress=False), []
+    handle = net.conv.register_forward_hook(lambda m, a, out: out.register_hook(kept.append) and None)
+    net(x.clone().requires_grad_()).gather(1, labels[:, None]).sum().backward()
+    handle.remove()
+    rings, share = slow_spectra(kept[0].numpy())
+    np.testing.assert_allclose(result.signatures["bn", "input"].high_shares, share, rtol=1e-9)
+    np.testing.assert_allclose(result.signatures["conv", "output"].per_image, rings, rtol=1e-9)
+
+
+def test_a_selection_keeps_the_networks_input(audited):
+    net, x, result = audited
+    for layers in ("max pooling", ["2"], lambda call: call.name == "2"):
+        found = audit(net, x, layers=layers, progress=False)
+        assert list(found.table["call"]) == ["input", "2", "2"]
+        assert found.input_slope == pytest.approx(result.input_slope)
+
+
+def test_a_network_that_fails_on_the_pictures_is_one_sentence():
+    with pytest.raises(ValueError, match=r"fails on pictures \(5, 8, 8\): RuntimeError"):
+        audit(small_net(), torch.rand(1, 5, 8, 8, dtype=torch.float64), progress=False)
+
+
+def test_maps_whose_size_depends_on_the_data_are_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            return self.conv(x[:, :, ::2, ::2] if x.mean() > 0.5 else x).mean((2, 3))
+
+    x = torch.stack([torch.zeros(1, 16, 16), torch.ones(1, 16, 16)]) + torch.rand(2, 1, 16, 16) / 10
+    with pytest.raises(ValueError, match="depends on the data"):
+        audit(Net(), x, batch_size=1, progress=False)
+
+
+def test_modules_that_change_in_eval_are_not_called_to():
+    class Merging(nn.Conv2d):
+        def train(self, mode=True):
+            if not mode:
+                self.weight.data.add_(1)
+            return super().train(mode)
+
+    net = nn.Sequential(Merging(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+    before = net[0].weight.clone()
+    audit(net, torch.rand(1, 1, 8, 8), progress=False)
+    assert torch.equal(net[0].weight, before) and net[0].training
+
+
+def test_a_gradient_that_is_zero_at_one_point_says_where():
+    class Still(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return torch.zeros_like(g)
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return (Still.apply(x * 2) + x).mean((2, 3))
+
+    result = audit(Net(), torch.rand(1, 3, 8, 8), progress=False)
+    assert result.unseen[":still"] == "its gradient at the input is zero for every picture"
+    assert result.spec["versions"]["gradspec"] and result.spec["batch_size"] == 1
 
 
 # ---- real architectures ----------------------------------------------------------------------

@@ -177,3 +177,122 @@ def test_vit_by_hand():
     assert torch.equal(tap.maps(gradient), by_hand)
     gradient, tap = seen["blocks.0.attn:scaled_dot_product_attention", "output"]
     assert torch.equal(tap.maps(gradient), gradient[:, :, 3:].permute(0, 1, 3, 2).reshape(2, 192, 4, 6))
+
+
+# ---- what must not be guessed ----------------------------------------------------------------
+
+
+def told(net, x) -> dict:
+    """Shape of the maps by (call, point); None where the layout cannot be told."""
+    found = {}
+
+    def receive(tap, gradient):
+        found[tap.call.name, tap.point] = None if tap.layout is None else tap.reason or tuple(tap.maps(gradient).shape)
+
+    with tapped(net, receive) as taps:
+        taps.backward(net(x).real.sum())
+    return found
+
+
+class Do(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return (self.f(x) * 2).flatten(1).mean(1)
+
+
+x_46 = torch.rand(2, 3, 4, 6)
+PLACES_CHANGE = {
+    "index": lambda x: x.flatten(2)[:, :, torch.arange(24).flip(0)],
+    "index of pictures": lambda x: x[torch.tensor([1, 0])],
+    "gather": lambda x: x.gather(2, torch.zeros(2, 3, 4, 6, dtype=torch.long)),
+    "index_select": lambda x: x.index_select(3, torch.arange(6).flip(0)),
+    "sort": lambda x: x.sort(-1).values,
+    "flipped pictures": lambda x: x.flip(0),
+    "pairs of tokens": lambda x: (x.flatten(2)[:, :, :, None] - x.flatten(2)[:, :, None]),
+    "minor steps only": lambda x: x.view(2, 3, 2, 2, 6).mean(2, keepdim=True).expand(2, 3, 2, 2, 6),
+    "attention over repeated windows": lambda x: nn.functional.scaled_dot_product_attention(
+        x.view(2, 3, 4, 6)[:, :, :2].permute(0, 2, 3, 1).flatten(1, 2).repeat_interleave(2, 0),
+        *[x.view(2, 3, 2, 2, 6).permute(0, 2, 3, 4, 1).reshape(4, 12, 3)] * 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES_CHANGE)
+def test_values_put_elsewhere_are_not_maps(name):
+    assert told(Do(PLACES_CHANGE[name]), x_46)[":mul", "input"] is None
+
+
+def test_sum_of_a_map_and_its_transpose_is_no_map():
+    found = told(Do(lambda x: x.transpose(2, 3) + x), torch.rand(2, 3, 5, 5))
+    assert found[":add", "output"] is None
+
+
+def test_fourier_layers_are_no_maps():
+    found = told(Do(lambda x: torch.fft.irfft2(torch.fft.rfft2(x * 1.5))), torch.rand(2, 3, 8, 8))
+    assert found[":mul", "output"] == (2, 3, 8, 8)
+    assert found[":mul#1", "input"] is None and None in [v for k, v in found.items() if "fft" in k[0]]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_beside_its_mirror_image_is_not_told(batch):
+    found = told(Do(lambda x: torch.cat([x, x.flip(3)], 0)), torch.rand(batch, 3, 4, 6))
+    assert found[":mul", "input"] is None
+
+
+def test_python_functions_go_by_their_shape_not_by_their_name():
+    class Split(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2
+
+    assert told(Do(Split.apply), x_46)[":split", "output"] == (2, 3, 4, 6)
+
+
+def test_functional_names_are_the_users():
+    found = told(
+        Do(lambda x: nn.functional.interpolate(nn.functional.avg_pool2d(x, 2), size=(4, 6), mode="bilinear")), x_46
+    )
+    assert {(":avg_pool2d", "input"), (":upsample_bilinear2d", "output")} <= set(found)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 6), (2, 3, 4, 6)])
+@pytest.mark.parametrize("view", [lambda x: x[:, :2], lambda x: x.permute(0, 2, 3, 1), lambda x: x.flatten(2)])
+def test_in_place_relu_on_a_view_is_seen(shape, view):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            x = self.conv(x)
+            self.relu(view(x))
+            return x.flatten(2).mean(2)
+
+    net = Net()
+    with tapped(net, lambda *_: None) as taps:
+        taps.backward(net(torch.rand(shape)).sum())
+    assert ("relu", "activation") in [(c.name, c.type) for c in taps.calls] or "relu" in taps.unseen
+
+
+def test_hiera_by_its_own_unrolling():
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("hiera_tiny_224").eval()
+    seen = {}
+
+    def receive(tap, gradient):
+        if not tap.reason:
+            seen[tap.call.name, tap.point] = (gradient.clone(), tap.maps(gradient))
+
+    with tapped(net, receive, layers=["blocks.*.mlp.fc2"]) as taps:
+        taps.backward(net(torch.rand(2, 3, 224, 224))[:, 0].sum())
+    assert not [r for r in taps.unseen.values() if "told" in r]
+    for block in (0, 1, 5, 11):
+        gradient, maps = seen[f"blocks.{block}.mlp.fc2", "output"]
+        by_hand = net.reroll(gradient, block)  # (N, H, W, C)
+        assert torch.equal(maps, by_hand.permute(0, 3, 1, 2)), block

@@ -428,3 +428,108 @@ def test_half_precision_models(dtype):
     for key in expected:
         assert found[key].dtype == dtype
         torch.testing.assert_close(found[key].float(), expected[key], atol=0.3, rtol=0.1)  # 8 bits of mantissa
+
+
+# ---- passes that do not run straight ---------------------------------------------------------
+
+
+def test_an_interrupted_pass_leaves_nothing_in_the_sums():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = Swish()
+
+        def forward(self, x):
+            y = x * 2
+            return self.act(y) + y
+
+    x, net, found = pictures(1, 2, 5, 4), Net(), {}
+    expected, _ = gradients(net, x)
+    with tapped(net, lambda tap, g: found.update({(tap.call.name, tap.point): g.clone()})) as taps:
+        out = net(x)
+        loss = out.square().sum()
+        half = torch.autograd.grad(loss * 3, out, retain_graph=True)[0]
+        stop = out.grad_fn.next_functions[0][0].next_functions[1][0].register_prehook(lambda g: 1 / 0)  # the sigmoid
+        with pytest.raises(ZeroDivisionError):
+            torch.autograd.grad(out, taps.inputs, half, retain_graph=True)
+        stop.remove()
+        taps.backward(loss)
+    torch.testing.assert_close(found["act", "input"], expected["act", "input"], **DOUBLE)
+
+
+def test_a_network_that_calls_itself():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x, deep=True):
+            return self(x, False) + self(x.flip(3), False) if deep else self.conv(x)
+
+    _, taps = gradients(seeded(Twice().double()), pictures(1, 3, 6, 7))
+    assert [c.name for c in taps.calls] == ["input", "conv", "conv#1", ":add"]
+
+
+def test_a_checkpoint_around_the_whole_network():
+    net, x, found = seeded(Residual(inplace=False).double()), pictures(1, 3, 6, 6), {}
+    expected, _ = gradients(net, x)
+    with tapped(net, lambda tap, g: found.update({(tap.call.name, tap.point): g.clone()})) as taps:
+        taps.backward(checkpoint(net, x, use_reentrant=False).square().sum())
+    assert not taps.unseen
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[key], **DOUBLE)
+    assert ("input", "input") in found
+
+
+def test_scores_that_reach_only_one_of_two_outputs():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x * 0.5, x + 1
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair()
+
+        def forward(self, x):
+            y = x * 2
+            a, b = self.pair(y)
+            return a, b, y
+
+    net, found = Net(), {}
+    with tapped(net, lambda tap, g: found.update({(tap.call.name, tap.point, tap.part): g.clone()})) as taps:
+        taps.backward(net(pictures(1, 2, 4, 4))[0].sum())
+    torch.testing.assert_close(found["pair", "input", 0], torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64))
+    assert not taps.unseen
+
+
+def test_pictures_made_in_inference_mode():
+    with torch.inference_mode():
+        x = pictures(1, 3, 6, 6)
+    found, _ = gradients(seeded(Residual().double()), x)
+    assert ("input", "input") in found
+
+
+def test_a_selection_that_selects_nothing_is_refused():
+    class Iterated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(nn.ReLU(), nn.ReLU())
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    for layers in (["blocks"], [], lambda call: False):
+        with pytest.raises(ValueError, match="No operator call"):
+            gradients(Iterated(), pictures(1, 2, 4, 4), layers=layers)
+    found, _ = gradients(Iterated(), pictures(1, 2, 4, 4), layers="blocks.1")  # one name
+    assert {name for name, _ in found} == {"blocks.1"}
+
+
+def test_parametrised_layers_keep_their_names():
+    net = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU()).double()
+    _, taps = gradients(net, pictures(1, 2, 6, 6))
+    assert [(c.name, c.operator) for c in taps.calls][1] == ("0", "ParametrizedConv2d")
+    assert not taps.unseen
