@@ -70,6 +70,7 @@ class AuditCommand:
         _check(self)
         with claimed(self.out or first_free(self.model)) as out:
             model = gs.load_model(self.model, self.weights, seed=self.seed)
+            _compare_sizes(self, model)
             _audit(self, model, _folder(self, model) if self.images else _generated(self, model), out)
 
 
@@ -186,6 +187,8 @@ def _check(command: AuditCommand) -> None:
         value = getattr(command, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+    if command.layers == ():
+        raise ValueError("--layers needs at least one NAME; without the option every operator is audited.")
     if command.device:
         _check_device(command.device)
 
@@ -198,6 +201,15 @@ def _check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:  # builds without CUDA assert
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
+
+
+def _compare_sizes(command: AuditCommand, model: nn.Module) -> None:
+    """Warns where the network knows the size of the pictures it was trained on and --size asks for another."""
+    from gradspec.images import described
+
+    trained = (described(model, "spec") or {}).get("size")
+    if command.weights != "none" and trained and command.size and command.size != trained:
+        _note(f"warning: {command.model} was trained at {trained} px; at {command.size} px it may name objects wrong")
 
 
 def _folder(command: AuditCommand, model: nn.Module) -> Any:
@@ -249,7 +261,7 @@ def _audit(command: AuditCommand, model: nn.Module, data: Any, out: Path) -> Non
     result = gs.audit(
         model,
         data,
-        layers=command.layers or None,
+        layers=command.layers,
         target=TARGETS[command.target],
         batch_size=command.batch_size,
         device=command.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,7 +23,7 @@ def first_free(model: str, parent: Path = Path("runs")) -> Path:
 
 @contextmanager
 def claimed(folder: Path, mark: str | None = None) -> Iterator[Path]:
-    """Yields the folder, made at once so that no other run takes its name; removes it where the work leaves it empty.
+    """Yields the folder, made at once so that no other run takes its name; what it made and left empty goes again.
 
     Args:
         folder: A new folder, an empty one, or one of ours to be written again.
@@ -44,6 +44,7 @@ def claimed(folder: Path, mark: str | None = None) -> Iterator[Path]:
     """
     if folder.is_dir() and any(folder.iterdir()) and not (mark and (folder / mark).is_file()):
         raise ValueError(f"{folder} already holds files: name a new folder with --out, or remove this one.")
+    made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,5 +52,6 @@ def claimed(folder: Path, mark: str | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        with suppress(OSError):  # rmdir refuses a folder that holds anything
+            for path in made:
+                path.rmdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradspec import plots
 
@@ -13,16 +13,13 @@ if TYPE_CHECKING:
 
     from gradspec.results import Audit
 
+_POOR_FIT = 0.5  # r² below which the slope says little
+
 
 def summary(audit: Audit) -> str:
     """Returns the slope at the network's input, what was not seen, and five culprits by call and by type."""
-    first = audit.table.iloc[0]  # the network's input
-    slope = first.note or f"{first.slope_nyquist:+.3f} ± {first.se_nyquist:.3f} per Nyquist (log10 amplitude)"
-    share = f"{first.high_share:.3f} ± {first.se_share:.3f} ({first.excess:+.3f} against white noise)"
     lines = [
-        f"gradient at the network's input, mean over {first.n} pictures ± standard error",
-        f"  slope                     {slope}",
-        f"  power above half Nyquist  {share}",
+        *_headline(audit.table),
         *_unseen(audit.unseen),
         "",
         "culprits by call (share of power above half Nyquist that is new at the input)",
@@ -45,13 +42,40 @@ def draw(audit: Audit, folder: Path) -> list[Path]:
     return [plots.save(figure(audit), folder / name)[0] for name, figure in figures.items()]
 
 
-def _unseen(reasons: Mapping[str, str], shown: int = 5) -> list[str]:
-    """The modules and calls without a row, the first few with their reason; `spec.json` holds them all."""
+def _headline(table: pd.DataFrame) -> list[str]:
+    """Slope and share at the network's input."""
+    row: Any = table[(table["call"] == "input") & (table["point"] == "input")].iloc[0]
+    several = row.n > 1
+    poor = ": the line fits poorly, read the share" if row.r2 < _POOR_FIT else ""
+    slope = f"{row.slope_nyquist:+.3f}{_error(row.se_nyquist, several)} per Nyquist (log10 amplitude), r² {row.r2:.2f}"
+    share = f"{row.high_share:.3f}{_error(row.se_share, several)} ({row.excess:+.3f} against white noise)"
+    of = f"mean over {row.n} pictures ± standard error" if several else f"{row.n} picture, no standard error"
+    return [
+        f"gradient at the network's input, {of}",
+        f"  slope                     {row.note or slope + poor}",
+        f"  power above half Nyquist  {share}",
+    ]
+
+
+def _error(error: float, several: bool) -> str:
+    return f" ± {error:.3f}" if several else ""
+
+
+def _unseen(reasons: Mapping[str, str], shown: int = 6) -> list[str]:
+    """How many modules and calls have no numbers, by reason: zero gradients first, what was never called last."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason, []).append(name)
+    order = sorted(groups, key=lambda reason: (reason == "never called", "is zero" not in reason))
     lines = [f"not seen: {len(reasons) or 'none'}"]
-    lines += [f"  {name}: {reason}" for name, reason in list(reasons.items())[:shown]]
-    return lines + [f"  and {len(reasons) - shown} more, see spec.json"] * (len(reasons) > shown)
+    for reason in order[:shown]:
+        names = groups[reason]
+        lines.append(f"  {reason}: {len(names)} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})")
+    return lines + [f"  and {len(order) - shown} more reasons, see spec.json"] * (len(order) > shown)
 
 
 def _rows(culprits: pd.DataFrame, names: list[str]) -> str:
     formats = {"new_power": "{:+.3f}".format, "se": "{:.3f}".format}
+    if culprits["se"].isna().all():  # of one picture
+        del formats["se"]
     return culprits.head(5).to_string(index=False, columns=[*names, *formats], formatters=formats)

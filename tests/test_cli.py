@@ -20,6 +20,7 @@ from torch import nn
 import gradspec as gs
 from gradspec import cli, demo, folders, summary
 
+ZERO = "its gradient is zero for every picture"
 CULPRITS = {
     "call": pd.DataFrame(
         {
@@ -38,13 +39,17 @@ CULPRITS = {
 @dataclass(frozen=True, eq=False)
 class FakeAudit:
     note: str = ""
+    n: int = 3
+    r2: float = 0.68
     unseen: dict = field(default_factory=dict)
     spec: dict = field(default_factory=lambda: {"seed": 0})
 
     @property
     def table(self):
         row = {"call": "input", "slope_nyquist": -0.41, "se_nyquist": 0.02, "high_share": 0.55, "se_share": 0.01}
-        return pd.DataFrame([row | {"excess": -0.25, "n": 3, "note": self.note}])
+        row |= {"point": "input", "excess": -0.25, "r2": self.r2, "n": self.n, "note": self.note}
+        others = [row | {"call": "conv1", "slope_nyquist": 9.0}, row | {"point": "output", "slope_nyquist": 9.0}]
+        return pd.DataFrame([*others, row])
 
     def culprits(self, by="call"):
         return CULPRITS[by]
@@ -156,15 +161,48 @@ def test_size_overrides_the_networks(calls):
 
 
 def test_summary_holds_slope_unseen_and_five_culprits(monkeypatch, calls, capsys):
-    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(unseen={f"fc{i}": "never called" for i in range(6)}))
+    unseen = {f"drop{i}": "never called" for i in range(3)} | {"head": "no spatial axes", "proj": ZERO, "mlp": ZERO}
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(unseen=unseen))
     assert cli.main(["audit", "net", "--images", "pics"]) == 0
     out = capsys.readouterr().out
-    assert "-0.410 ± 0.020 per Nyquist" in out
+    assert "mean over 3 pictures ± standard error\n" in out
+    assert "-0.410 ± 0.020 per Nyquist (log10 amplitude), r² 0.68\n" in out  # of the input, not of the first row
     assert "0.550 ± 0.010 (-0.250 against white noise)" in out
-    assert "not seen: 6\n  fc0: never called\n" in out and "fc4" in out and "fc5" not in out and "and 1 more" in out
+    assert (
+        f"not seen: 6\n  {ZERO}: 2 (proj, mlp)\n  no spatial axes: 1 (head)\n  never called: 3 (drop0, drop1, ...)\n\n"
+    ) in out
     assert "layer4.pool" in out and "layer5.pool" not in out
     assert "max pooling      7    +0.100 0.010" in out
     assert "runs/net-1/figures/profile.png" in out
+
+
+def test_a_poor_fit_and_a_single_picture_are_said(monkeypatch, calls, capsys):
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(n=1, r2=0.31))
+    assert cli.main(["audit", "net", "--images", "pics"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("gradient at the network's input, 1 picture, no standard error\n")
+    assert "-0.410 per Nyquist (log10 amplitude), r² 0.31: the line fits poorly, read the share\n" in out
+    assert "0.550 (-0.250 against white noise)" in out
+
+
+def test_many_reasons_are_cut(monkeypatch, calls, capsys):
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(unseen={f"fc{i}": f"reason {i}" for i in range(9)}))
+    assert cli.main(["audit", "net", "--images", "pics"]) == 0
+    out = capsys.readouterr().out
+    assert "reason 5: 1 (fc5)\n  and 3 more reasons, see spec.json\n" in out and "reason 6" not in out
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "warned"),
+    [(64, "--size 128", True), (64, "--size 64", False), (64, "", False), (None, "--size 128", False),
+     (64, "--size 128 --weights none", False)],
+)  # fmt: skip
+def test_another_size_than_the_trained_one_is_warned_of(monkeypatch, calls, capsys, size, options, warned):
+    monkeypatch.setattr(FakeModel, "spec", {"size": size} if size else {})
+    assert cli.main(["audit", "net", "--limit", "1", *options.split()]) == 0
+    err = capsys.readouterr().err
+    assert ("gradspec: warning: net was trained at 64 px; at 128 px it may name objects wrong\n" in err) == warned
+    assert ("trained at" in err) == warned
 
 
 def test_a_slope_that_cannot_be_fitted_shows_its_reason(monkeypatch, calls, capsys):
@@ -200,6 +238,14 @@ def test_a_folder_that_cannot_be_made_is_a_wrong_argument(calls, tmp_path, capsy
         assert f"Cannot make the folder {out} (" in capsys.readouterr().err
 
 
+def test_a_failure_removes_only_the_folders_it_made(monkeypatch, calls, tmp_path):
+    monkeypatch.setattr(gs, "load_model", raising(ValueError("No model.")))
+    tmp_path.joinpath("mine").mkdir()
+    for out in ("mine/a/b", "mine"):
+        assert cli.main(["audit", "net", "--out", out]) == 2
+        assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_an_empty_folder_may_be_named(calls, tmp_path):
     tmp_path.joinpath("run").mkdir()
     assert cli.main(["audit", "net", "--images", "pics", "--out", "run"]) == 0
@@ -207,7 +253,17 @@ def test_an_empty_folder_may_be_named(calls, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["--limit 0", "--batch-size 0", "--seed -1", "--size 0", "--device nowhere", "--target sum", "--limit x", "--frob"],
+    [
+        "--limit 0",
+        "--batch-size 0",
+        "--seed -1",
+        "--size 0",
+        "--device nowhere",
+        "--target sum",
+        "--limit x",
+        "--frob",
+        "--layers",
+    ],
 )
 def test_a_wrong_option_is_refused_before_any_work(wrong, calls, tmp_path, capsys):
     assert cli.main(["audit", "net", *wrong.split()]) == 2
@@ -243,7 +299,7 @@ def test_a_sentence_of_gradspecs_comes_without_traceback(monkeypatch, calls, cap
     monkeypatch.setattr(gs, name, raising(error))
     assert cli.main(["audit", "net", "--images", "pics"]) == code
     assert capsys.readouterr() == ("", f"gradspec: error: {error}\n")
-    assert not list(tmp_path.glob("runs/*"))  # no empty folder stays behind
+    assert not list(tmp_path.iterdir())  # no empty folder stays behind, nor its parent
 
 
 @pytest.mark.parametrize(
@@ -336,7 +392,7 @@ def test_the_real_audit_saves_what_it_prints(monkeypatch, tmp_path, capsys):
     )
     slopes, others = (audit.table["slope_nyquist"].to_numpy() for audit in (saved, expected))
     assert slopes == pytest.approx(others, abs=1e-5, nan_ok=True)  # float32 rounding: the batches differ
-    assert f"{expected.table['slope_nyquist'][0]:+.3f} ± " in out
+    assert f"{expected.input_slope[0]:+.3f} ± " in out
     assert f"{expected.culprits('type')['new_power'][0]:+.3f}" in out
     assert saved.spec["command"]["seed"] == 3
     figures = [line.strip() for line in out.splitlines() if line.endswith(".png")]

@@ -233,7 +233,9 @@ def test_offline_default_weights_fail_in_one_sentence_that_says_what_to_do(offli
         load_model(spec)
     text = sentence(error)
     cache = "TORCH_HOME" if spec.startswith(("gcvit", "torchvision")) else "HF_HOME"
-    assert all(part in text for part in (spec, "weights='none'", "weights=PATH", cache, "no route to host"))
+    assert all(
+        part in text for part in (spec, "weights='none'", "weights=PATH", "--weights PATH", cache, "no route to host")
+    )
 
 
 def test_a_silent_network_is_given_up_soon(offline, monkeypatch):
@@ -399,7 +401,8 @@ def test_weights_that_cannot_be_guessed_are_asked_for(tmp_path):
     path = written(tmp_path / "net.py", LOADER)
     tiny_weights(tmp_path / "other.safetensors")
     with pytest.raises(
-        ModelError, match=r"none beside it is called net\.safetensors: pass weights=PATH \(there: other"
+        ModelError,
+        match=r"none beside it is called net\.safetensors: pass weights=PATH .*--weights PATH\); there: other",
     ):
         load_model(path)
     tiny_weights(tmp_path / "net.safetensors")
@@ -475,6 +478,29 @@ def test_a_model_file_that_fails_is_named_with_its_error(tmp_path, text, name, m
     path = written(tmp_path / "net.py", text)
     with pytest.raises(ModelError, match=message):
         load_model(f"{path}:{name}" if name else path)
+
+
+def test_an_error_in_a_users_code_names_its_line_and_is_cut(tmp_path):
+    text = "import torch\n\ndef load():\n    return torch.nn.Linear(2, 3)(torch.zeros(5))\n"
+    path = written(tmp_path / "bug.py", text)
+    with pytest.raises(ModelError, match=r"load failed: RuntimeError: .* \(bug\.py, line 4\)$"):
+        load_model(f"{path}:load")
+    path = written(tmp_path / "long.py", "raise ValueError('x' * 5000)")
+    with pytest.raises(ModelError, match=r"x{300}\.\.\. \(long\.py, line 1\)$"):
+        load_model(path)
+    written(tmp_path / "typo.py", "def load(:")
+    with pytest.raises(ModelError) as error:
+        load_model(f"{tmp_path}/typo.py")
+    assert str(error.value).count("line 1)") == 1
+
+
+def test_an_error_in_a_users_module_names_its_line(tmp_path, monkeypatch):
+    written(tmp_path / "broken_of_this_test.py", "import os\nos.stat('no-such-file')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"FileNotFoundError: .* \(broken_of_this_test\.py, line 2\)$"):
+        load_model("broken_of_this_test:load")
+    with pytest.raises(ModelError, match=r"ModuleNotFoundError: No module named 'no_such_package'$"):
+        load_model("no_such_package:load")
 
 
 def test_a_file_or_module_that_is_not_there_is_named(tmp_path):

@@ -54,6 +54,7 @@ def stand_in(layers: list[Layer] = SMALL, seed: int = 0, input_size: int | None 
         power += [{"call": call, "type": kind, "new_power": rng.normal(0.1, 0.2)} for _ in range(IMAGES)]
     pictures = tuple(f"picture {i}" for i in range(IMAGES))
     audit = types.SimpleNamespace(table=pd.DataFrame(rows), signatures=signatures, examples=examples, pictures=pictures)
+    audit.spec = {"model": "torchvision:resnet18", "target": "label_logit"}
     audit.culprits = lambda by="call": ranking(pd.DataFrame(power), by)
     return audit
 
@@ -176,6 +177,12 @@ def test_a_shortcut_of_another_size_starts_no_stage() -> None:
     assert [line.get_xdata()[0] for line in lines(figure, "stage boundary")] == [6.5]
     (marks,) = lines(figure, "strided convolution")
     assert list(marks.get_xdata()) == [3, 7]
+    (line,), (beside,) = lines(figure, "slope"), lines(figure, "beside")
+    assert list(line.get_xdata()) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]  # passes the shortcut's input by
+    assert np.flatnonzero(np.isfinite(beside.get_ydata())).tolist() == [3]
+    assert beside.get_ydata()[3] == marks.get_ydata()[0]
+    assert "of another map size" in legend_texts(figure)
+    assert "of another map size" not in legend_texts(plots.slope_profile(stand_in()))
 
 
 @settings(max_examples=60, deadline=None)
@@ -206,6 +213,14 @@ def test_downsampling_is_marked_where_the_gradient_has_passed_it() -> None:
         lines(figure, kind)[0].get_marker() for kind in ("max pooling", "strided convolution", "other downsampling")
     ]
     assert len(set(symbols)) == 3
+
+
+def test_patch_merging_is_marked_as_downsampling() -> None:
+    layers: list[Layer] = [(call, "patch merging" if call == "merge" else kind, i, o) for call, kind, i, o in SMALL]
+    figure = plots.slope_profile(stand_in(layers))
+    (marks,) = lines(figure, "patch merging")
+    assert list(marks.get_xdata()) == [1]
+    assert "other downsampling" not in legend_texts(figure)
 
 
 def test_a_small_network_names_every_call_in_the_middle_of_its_points() -> None:
@@ -337,6 +352,50 @@ def test_curves_of_a_kind_darken_towards_the_input_and_differ_in_style() -> None
     assert len({line.get_linestyle() for line in curves}) == 4
 
 
+def panel_legend(figure: Figure, title: str) -> list[str]:
+    (ax,) = [ax for ax in figure.axes if ax.get_title(loc="left") == title]
+    legend = ax.get_legend()
+    return [text.get_text() for text in legend.get_texts()] if legend else []
+
+
+def test_up_to_eight_curves_are_named_and_told_apart_outside_the_panel() -> None:
+    layers: list[Layer] = [(f"layer{i}.0.downsample.0", "strided convolution", 16, 8) for i in range(9)]
+    figure = plots.signatures(stand_in(layers[:8]))
+    assert panel_legend(figure, "strided convolution (8)") == [
+        f"layer{i}.0.downsample.0 16×16" for i in range(7, -1, -1)
+    ]
+    curves = lines(figure, "signature")
+    assert len({str(line._dash_pattern) for line in curves}) == 8  # type: ignore[attr-defined]
+    ax = figure.axes[0]
+    box = ax.get_legend().get_window_extent()
+    assert box.y1 <= ax.xaxis.label.get_window_extent().y0
+    assert box.y0 >= next(t for t in figure.findobj(Text) if "label_logit" in t.get_text()).get_window_extent().y1
+    assert panel_legend(plots.signatures(stand_in(layers)), "strided convolution (9)") == []
+
+
+def test_more_than_twenty_curves_are_drawn_as_median_and_quartiles() -> None:
+    def net(count: int) -> list[Layer]:
+        later: list[Layer] = [(f"late{i}", "convolution", 16, 16) for i in range(count - 3)]
+        early: list[Layer] = [(f"early{i}", "convolution", 32, 32) for i in range(3)]
+        return [*early, ("pool", "max pooling", 32, 16), *later]
+
+    assert len(lines(plots.signatures(stand_in(net(20)), kinds=["convolution"]), "signature")) == 20
+    audit = stand_in(net(21))
+    figure = plots.signatures(audit)
+    (median,) = lines(figure, "median")
+    grid = median.get_xdata()
+    np.testing.assert_allclose(grid, shape_of(audit.signatures["early0", "input"])[0])
+    for column in (0, 7, 13):
+        curves = [shape_of(audit.signatures[row.call, "input"]) for row in audit.table.itertuples()
+                  if (row.type, row.point) == ("convolution", "input")]  # fmt: skip
+        levels = [np.interp(grid[column], x, y) for x, y, _ in curves if x[0] <= grid[column] <= x[-1]]
+        assert len(levels) == (3 if column == 0 else 21)  # the small maps begin later
+        assert median.get_ydata()[column] == pytest.approx(np.median(levels))
+    assert panel_legend(figure, "convolution (21)") == ["(21: median, quartiles)"]
+    assert panel_legend(figure, "max pooling (1)") == ["pool 32×32", "convolution (21: median, quartiles)"]
+    assert len(lines(figure, "reference")) == 1
+
+
 def test_signatures_without_a_shape_are_left_out() -> None:
     audit = stand_in()
     audit.signatures["conv2", "input"] = Signature(16, 16, np.zeros((IMAGES, 9)), np.full(IMAGES, np.nan))
@@ -386,7 +445,9 @@ def test_a_row_holds_the_first_maps_and_then_the_spectrum() -> None:
         np.testing.assert_allclose(drawn - drawn[0, 0], spectrum - spectrum[0, 0], atol=1e-12)
     assert "pool\nmax pooling, at its input\n32×32" in texts(figure)
     assert "network input\n32×32" in texts(figure)
-    assert [text for text in texts(figure) if text.startswith("picture ")] == ["picture 0", "picture 1"]
+    heads = [f"picture {i}\nmean over channels" for i in range(2)]
+    assert [text for text in texts(figure) if text.startswith("picture ")] == heads
+    assert "mean log spectrum,\nall channels, all 5 pictures" in texts(figure)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (31, 31), (32, 48), (7, 5)])
@@ -468,17 +529,29 @@ def test_points_can_be_chosen_and_are_thinned_by_default() -> None:
     assert len(images(chosen)) == 4
     thinned = plots.gradient_pictures(audit, limit=3, pictures=1)
     assert len(images(thinned)) == 6
-    labels = [text for text in texts(thinned) if "\n" in text]
+    labels = [text for text in texts(thinned) if "\n" in text and "×" in text]
     assert [label.split("\n")[0] for label in labels] == ["merge", "pool", "network input"]
     assert labels[1].split("\n")[1] == "max pooling, at its input"
     with pytest.raises(ValueError, match="no example at"):
         plots.gradient_pictures(audit, points=[("pool", "middle")])
 
 
+def test_an_operator_at_the_networks_input_has_no_row_of_its_own() -> None:
+    audit = stand_in()
+    first = audit.examples["input", "input"]
+    audit.examples["conv1", "input"] = types.SimpleNamespace(maps=first.maps.copy(), spectrum=first.spectrum.copy())
+    labels = [text for text in texts(plots.gradient_pictures(audit, pictures=1)) if "×" in text]
+    assert "conv1\nconvolution, at its output\n32×32" in labels and len(labels) == 10
+    assert "conv1\nconvolution, at its input\n32×32" not in labels
+    assert labels[-1] == "network input\n32×32"
+    chosen = plots.gradient_pictures(audit, points=[("conv1", "input")], pictures=1)
+    assert "conv1\nconvolution, at its input\n32×32" in texts(chosen)
+
+
 def test_variants_of_a_point_stand_below_each_other() -> None:
     renamed = stand_in([(call.replace("pool", "pool.avg"), kind, i, o) for call, kind, i, o in SMALL], seed=1)
     figure = plots.gradient_pictures({"trained": stand_in(), "pooled": renamed}, limit=6, pictures=1)
-    labels = [text.split("\n") for text in texts(figure) if "\n" in text]
+    labels = [text.split("\n") for text in texts(figure) if "\n" in text and "×" in text]
     assert [label[0] for label in labels] == ["trained", "pooled"] * 3
     assert [label[-1] for label in labels[::2]] == [label[-1] for label in labels[1::2]]
 
@@ -538,8 +611,9 @@ def test_long_names_that_look_alike_keep_their_own_bars() -> None:
 def test_types_are_told_apart_without_colour() -> None:
     common = [kind for kind in LOOKS if kind not in ("input", "other")]
     for index in (0, 1, 2):
-        looks = [LOOKS[kind][index] for kind in common[:9]]
-        assert len(set(looks)) == 9
+        looks = [LOOKS[kind][index] for kind in common[:10]]
+        assert len(set(looks)) == 10
+    assert {"padding", "patch merging", "transposed convolution"} <= set(common)
     assert len({LOOKS[kind] for kind in common}) == len(common)
 
 
@@ -597,6 +671,33 @@ def test_elided_names_fit_and_keep_both_ends(name: str, length: int) -> None:
 
 def every(audit: Any) -> list[Figure]:
     return [plots.slope_profile(audit), plots.signatures(audit), plots.gradient_pictures(audit), plots.culprits(audit)]
+
+
+def test_names_are_cut_at_dots_where_that_keeps_most_of_them() -> None:
+    assert elide("features.denseblock4.denselayer16.conv2", 28) == "features…denselayer16.conv2"
+    assert elide("a.bb.ccc.dddd", 10) == "a…ccc.dddd"
+    assert elide("layer4.0.downsample.0", 18) == "layer4.0.…sample.0"  # at dots: layer4.0…0
+
+
+def test_every_figure_says_what_it_shows() -> None:
+    audit = stand_in()
+    for figure in every(audit):
+        assert "torchvision:resnet18 · 5 pictures · label_logit" in texts(figure)
+    audit.spec["model"] = "/home/me/nets/$x_1$.py:load"
+    audit.pictures = audit.pictures[:1]
+    variants = {"trained": stand_in(), "$avg$": stand_in(seed=1)}
+    for figure, words in (
+        (plots.slope_profile(audit), "$x_1$.py:load · 1 picture · label_logit"),
+        (plots.slope_profile(variants), "trained, $avg$ · 5 pictures · label_logit"),
+        (plots.signatures({**variants, "one": audit}), "trained, $avg$, one · 5, 5, 1 pictures · label_logit"),
+    ):
+        (text,) = [text for text in figure.findobj(Text) if text.get_text() == words]
+        assert not text.get_parse_math()
+    audit = stand_in()
+    audit.spec = {"model": "x" * 500, "target": "n" * 500}
+    for figure in every(audit):
+        box = next(text for text in figure.findobj(Text) if "xxx" in text.get_text()).get_window_extent()
+        assert box.x0 > 0 and box.x1 < figure.bbox.x1
 
 
 def test_no_pyplot_figure_and_no_setting_is_left_behind(tmp_path) -> None:

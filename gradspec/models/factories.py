@@ -11,6 +11,8 @@ import operator
 import os
 import re
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,8 @@ from gradspec.images.preprocessing import CROP, IMAGENET_MEAN, IMAGENET_STD, SIZ
 from .description import Loaded, imagenet, outputs
 from .weights import SUFFIXES, ModelError, existing, sha256, with_weights
 
+_LONGEST = 300  # letters of an error's text: some print a whole tensor
+_LIBRARIES = (*{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, str(Path(__file__).parents[1]))
 _WEIGHTS_ARGUMENTS = ("weights", "path", "weights_path", "checkpoint", "checkpoint_path", "ckpt", "file")
 
 
@@ -67,7 +71,7 @@ def _from_file(path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise _failed(f"{path} cannot be imported", error) from error
+        raise _failed(f"{path} cannot be imported", error, path) from error
     return module
 
 
@@ -78,9 +82,20 @@ def _import(name: str, shown: str) -> ModuleType:
         raise _failed(f"{shown} cannot be imported", error) from error
 
 
-def _failed(what: str, error: BaseException) -> ModelError:
+def _failed(what: str, error: BaseException, file: Path | None = None) -> ModelError:
     text = " ".join(str(error).split())
-    return ModelError(f"{what}: {type(error).__name__}{': ' if text else ''}{text}")
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return ModelError(f"{what}: {type(error).__name__}{': ' if text else ''}{text}{_place(error, file)}")
+
+
+def _place(error: BaseException, file: Path | None) -> str:
+    """Where in the user's own code an error comes from, as ` (net.py, line 4)`: in `file`, else outside libraries."""
+    if isinstance(error, SyntaxError):  # its text says so
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file and Path(frame.filename).resolve() == file.resolve()]
+    own = own or [frame for frame in frames if not frame.filename.startswith(("<", *_LIBRARIES))]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _file_of(module: ModuleType) -> Path | None:
@@ -117,16 +132,16 @@ def _built(factory: Callable[..., Any], spec: str, weights: str, file: Path | No
     if weights in ("none", "default") and not required:
         options = {"pretrained": False} if "pretrained" in arguments else {}
         options |= {optional: None} if optional else {}
-        return _call(factory, spec, **(options if weights == "none" else {})), {"weights": weights}
+        return _call(factory, spec, file, **(options if weights == "none" else {})), {"weights": weights}
     path = _beside(file, spec) if weights == "default" else existing(weights, "'default' or 'none'")
     facts = {"weights": path, "weights_sha256": sha256(path)}
     if required and arguments[required[0]].kind is not inspect.Parameter.KEYWORD_ONLY:
-        return _call(factory, spec, path), facts
+        return _call(factory, spec, file, path), facts
     if argument := required[0] if required else optional:
-        return _call(factory, spec, **{argument: path}), facts
+        return _call(factory, spec, file, **{argument: path}), facts
 
     def build(**options: Any) -> nn.Module:
-        return _call(factory, spec, **options)
+        return _call(factory, spec, file, **options)
 
     return with_weights(path, build, resize="num_classes" in arguments)[0], facts
 
@@ -140,24 +155,27 @@ def _arguments(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: argument for name, argument in found.items() if argument.kind not in many}
 
 
-def _call(factory: Callable[..., Any], spec: str, *arguments: Any, **options: Any) -> Any:
+def _call(factory: Callable[..., Any], spec: str, file: Path | None, /, *arguments: Any, **options: Any) -> Any:
     try:
         return factory(*arguments, **options)
     except (Exception, SystemExit) as error:
-        raise _failed(f"{spec} failed", error) from error
+        raise _failed(f"{spec} failed", error, file) from error
 
 
 def _beside(file: Path | None, spec: str) -> str:
     """The one weights' file beside the module with its stem."""
     if file is None:
-        raise ModelError(f"{spec} needs a weights' file: pass weights=PATH.")
+        raise ModelError(f"{spec} needs a weights' file: pass weights=PATH (on the command line: --weights PATH).")
     others = sorted(other for other in file.parent.iterdir() if other.suffix in SUFFIXES and other.is_file())
     found = [other for other in others if other.stem == file.stem]
     if len(found) == 1:
         return os.fspath(found[0])
     there = ", ".join(other.name for other in (found or others)[:5]) or "none"
     why = "several there have its name" if found else f"none beside it is called {file.stem}{SUFFIXES[0]}"
-    raise ModelError(f"{spec} needs a weights' file and {why}: pass weights=PATH (there: {there}).")
+    raise ModelError(
+        f"{spec} needs a weights' file and {why}: pass weights=PATH (on the command line: --weights PATH); "
+        f"there: {there}."
+    )
 
 
 def _described(model: nn.Module, module: ModuleType, spec: str, facts: dict[str, Any]) -> Loaded:

@@ -104,7 +104,8 @@ def _trained(name: str) -> tuple[Any, str | None]:
     config = timm.models.get_pretrained_cfg(name)  # None: a former name, which timm translates itself
     if config and not (config.hf_hub_id or config.url):
         raise WeightsUnavailable(
-            f"timm publishes no weights for {name}: pass weights='none' for an untrained network or weights=PATH."
+            f"timm publishes no weights for {name}: pass weights='none' for an untrained network or weights=PATH "
+            "(on the command line: --weights none or --weights PATH)."
         )
     url, path = _address(config), _cached(config)
     if path is None:

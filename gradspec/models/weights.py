@@ -146,7 +146,8 @@ def unavailable(name: str, url: str | None, reason: object) -> WeightsUnavailabl
     cache = "TORCH_HOME" if url else "HF_HOME"
     return WeightsUnavailable(
         f"The default weights of {name} are not on this machine and could not be downloaded ({text}): pass "
-        f"weights='none' for an untrained network or weights=PATH, or point {cache} to a cache that holds them."
+        f"weights='none' for an untrained network or weights=PATH (on the command line: --weights none or "
+        f"--weights PATH), or point {cache} to a cache that holds them."
     )
 
 

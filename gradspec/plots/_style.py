@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, Union
 
 import matplotlib
 import matplotlib.style
@@ -29,7 +29,7 @@ class Look(NamedTuple):
     """How an operator type is drawn everywhere: never by colour alone."""
 
     colour: str
-    marker: str
+    marker: str | tuple[int, Literal[0, 1, 2], int]
     hatch: str
 
 
@@ -38,6 +38,7 @@ LOOKS = {
     "strided convolution": Look(_GREEN, "s", "xxxx"),
     "average pooling": Look(_SKY, "o", "...."),
     "patch embedding": Look(_PINK, "D", "++++"),
+    "patch merging": Look("#332288", (6, 1, 0), "**"),
     "convolution": Look(_BLUE, "<", ""),
     "normalisation": Look(_YELLOW, "^", "----"),
     "activation": Look(_ORANGE, "p", "\\\\\\\\"),
@@ -46,13 +47,15 @@ LOOKS = {
     "addition": Look(_GREY, "P", "++"),
     "concatenation": Look(_GREY, "H", "//"),
     "multiplication": Look(_GREY, "d", "xx"),
+    "transposed convolution": Look("#999933", (3, 1, 0), "x.x."),
+    "padding": Look("#eeeeee", (4, 1, 0), "o.o."),
     "resampling": Look("#bbbbbb", ">", "..."),
     "slicing": Look("#dddddd", "8", "\\\\"),
     "input": Look("#333333", ".", ""),
     "other": Look("#888888", "X", "--"),
 }
-DOWNSAMPLING = ("max pooling", "strided convolution", "average pooling", "patch embedding")
-OTHER_DOWNSAMPLING = "other downsampling"  # a step in a slice, a patch merging: known by its map sizes alone
+DOWNSAMPLING = ("max pooling", "strided convolution", "average pooling", "patch embedding", "patch merging")
+OTHER_DOWNSAMPLING = "other downsampling"  # a step in a slice: known by its map sizes alone
 VARIANTS = (
     (_BLUE, "-"),
     ("#222222", "--"),
@@ -116,15 +119,20 @@ def size_text(height: float, width: float) -> str:
 
 
 def elide(name: str, length: int) -> str:
-    """Return a name of at most ``length`` printable characters; a long one loses its middle.
+    """Return a name of at most ``length`` printable characters; a long one loses its middle, whole parts if possible.
 
     Example:
-        >>> elide("features.denseblock4.denselayer16.conv2", 21)
-        'features.d…er16.conv2'
+        >>> elide("features.denseblock4.denselayer16.conv2", 28), elide("layer4.0.downsample.0", 18)
+        ('features…denselayer16.conv2', 'layer4.0.…sample.0')
     """
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     if len(name) <= length:
         return name
+    dots = [i for i, letter in enumerate(name) if letter == "." and 0 < i < len(name) - 1]
+    whole = [f"{name[:i]}…{name[j + 1 :]}" for i in dots for j in dots if i <= j]
+    best = max((short for short in whole if len(short) <= length), key=len, default="")
+    if len(best) >= 0.75 * length:  # else cutting at dots loses too much
+        return best
     tail = (length - 1) // 2
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
@@ -162,6 +170,27 @@ def legend_above(figure: Figure, groups: Sequence[Sequence[tuple[Any, str]]], co
     blank = (Line2D([], [], linestyle="none"), "")
     entries = [row[j] if j < len(row) else blank for j in range(wide) for row in rows]  # matplotlib fills columns
     figure.legend(*zip(*entries, strict=True), loc="outside upper center", ncols=wide)
+
+
+def sign(figure: Figure, named: Mapping[str, Audit], y: float | None = None) -> None:
+    """Write, small and grey below the figure, what it shows: the network or the variants, pictures, target.
+
+    Args:
+        figure: the figure; its layout makes room, if it has one.
+        named: the audits by name.
+        y: height of the line where no layout places it, as a fraction of the figure's.
+    """
+    audits = list(named.values())
+    model = str(audits[0].spec.get("model", ""))
+    model = model.rpartition("/")[2] if ".py" in model else model  # a factory's file, without its folders
+    shown = model if len(audits) == 1 else ", ".join(map(str, named))
+    counts = [len(audit.pictures) for audit in audits]
+    pictures = ", ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
+    targets = dict.fromkeys(str(audit.spec.get("target", "")) for audit in audits)
+    end = " · ".join(["", f"{pictures} picture{'' if pictures == '1' else 's'}", *filter(None, targets)])
+    room = int(figure.get_size_inches()[0] * 72 / 5.2)  # letters of 8 pt
+    end = elide(end, max(room // 2, 3))
+    figure.supxlabel(elide(shown, max(room - len(end), 3)) + end, fontsize=8, color="#777777", y=y)
 
 
 def settle(figure: Figure) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from gradspec.plots._style import (
     DOWNSAMPLING,
@@ -26,6 +27,7 @@ from gradspec.plots._style import (
     nothing,
     settle,
     shades_of,
+    sign,
     size_text,
     styled,
 )
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
     from gradspec.results import Audit
     from gradspec.spectra import Signature
 
-_PLATE = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.8}  # of a legend over curves
-_FEW = 5  # curves that a panel can name one by one
+_FEW = 8  # curves that a panel can name one by one
+_MANY = 20  # curves that a panel can draw one by one
+_STYLES = [*(style for _, style in VARIANTS[:5]), (0, (8, 2)), (0, (3, 1, 1, 3)), (0, (8, 2, 1, 2, 1, 2, 1, 2))]
+_ENTRY = 12.5  # typographic points that a line of a legend takes
 
 
 @styled
@@ -45,7 +49,7 @@ def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
     A curve is the signature at a call's input, that is after the gradient has passed it: log10 of the ring amplitude
     (DC left out) against the frequency as a fraction of Nyquist, each less its own mean over the rings, so that white
     noise is flat at 0 and only the shape counts. Bands are one standard error over images. Light curves lie near the
-    prediction, dark ones near the input.
+    prediction, dark ones near the input. Of more than 20 curves of a kind the median and the quartiles are drawn.
 
     One audit: a panel per kind; each repeats the convolutions in grey. Several: a panel with the kinds of all variants
     (A.4), then one for each variant by kind, over its convolutions in grey (A.7).
@@ -75,17 +79,19 @@ def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
     panels = _kind_panels(next(iter(curves.values())), shown) if len(named) == 1 else _variant_panels(curves, shown)
     columns = len(panels) if len(panels) <= 4 else -(-len(panels) // 2)
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(2.9 * columns, 4.5) + 0.6, 2.7 * lines + 0.4), layout="constrained")
+    keys = [max(map(_entries, panels[i : i + columns])) * _ENTRY / 72 for i in range(0, len(panels), columns)]
+    figure = Figure(figsize=(max(2.9 * columns, 4.5) + 0.6, 2.7 * lines + sum(keys) + 0.6), layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    for ax, panel in zip(grid.flat, panels, strict=False):
-        _draw_panel(ax, panel)
+    for i, (ax, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+        _draw_panel(ax, panel, lowest=i + columns >= len(panels))
     for ax in grid.flat[len(panels) :]:
         ax.remove()
-    figure.supxlabel("frequency (fraction of Nyquist)", fontsize=9)
-    figure.supylabel("log₁₀ amplitude, less its mean", fontsize=9)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("log₁₀ amplitude, less its mean")
     greys = ScalarMappable(Normalize(0, 1), shades_of("#777777"))
     bar = figure.colorbar(greys, ax=grid, ticks=[0, 1], shrink=0.6, aspect=20, fraction=0.03, pad=0.01)
     bar.ax.set_yticklabels(["near\nprediction", "near\ninput"])
+    sign(figure, named)
     settle(figure)
     return figure
 
@@ -153,31 +159,72 @@ def _variant_panels(curves: Mapping[str, Mapping[str, list[_Curve]]], kinds: Seq
     return panels
 
 
-def _draw_panel(ax: Axes, panel: _Panel) -> None:
-    """Draw the families over the reference, with a legend of the families, or of the curves of a small nameless one."""
+def _entries(panel: _Panel) -> int:
+    """Return how many lines the legend of a panel takes."""
+    lines = bool(panel.reference)
+    for family in panel.families:
+        count = len(family.curves)
+        lines += 1 if family.label or count > _MANY else count * (count <= _FEW)
+    return lines
+
+
+def _draw_panel(ax: Axes, panel: _Panel, *, lowest: bool) -> None:
+    """Draw the families over the reference, and below the panel their names, or the curves' of a small nameless one."""
     ax.axhline(0, **FLAT, zorder=0)
-    for curve in panel.reference:
-        ax.plot(*_shape(curve.signature)[:2], color="#cccccc", linewidth=0.7, zorder=1, gid="reference")
     entries: list[tuple[Line2D, str]] = []
     for family in panel.families:
-        lines = _draw_family(ax, family)
-        if family.label:
-            entries += [(line, f"{family.label} ({len(lines)})") for line in lines[-1:]]
-        elif len(lines) <= _FEW:
+        count = len(family.curves)
+        lines = _draw_median(ax, family, 3, "median") if count > _MANY else _draw_family(ax, family)
+        if family.label or count > _MANY:
+            entries += [(line, f"{family.label} {_count_text(count)}".strip()) for line in lines[-1:]]
+        elif count <= _FEW:
             entries += [(line, _curve_text(curve)) for line, curve in zip(lines, family.curves, strict=True)]
     if panel.reference:
-        entries.append((Line2D([], [], color="#cccccc"), f"convolution ({len(panel.reference)})"))
-    if entries:
-        ax.legend(*zip(*entries, strict=True), loc="best", handlelength=2.6, borderaxespad=0.2, **_PLATE)
+        entries.append((_draw_reference(ax, panel.reference), f"convolution {_count_text(len(panel.reference))}"))
     ax.set_title(panel.title, loc="left")
     ax.set_xlim(0, 1.02)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
+    if lowest:
+        ax.set_xlabel("frequency (fraction of Nyquist)")
+    if entries:  # below the axis and its label, where no curve is
+        below = ax.transAxes + ScaledTranslation(
+            0, (-36 if lowest else -8) / 72, cast(Figure, ax.figure).dpi_scale_trans
+        )
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
+        ax.legend(*zip(*entries, strict=True), handlelength=3.2, borderaxespad=0, borderpad=0, **place)
+
+
+def _count_text(count: int) -> str:
+    return f"({count})" if count <= _MANY else f"({count}: median, quartiles)"
+
+
+def _draw_reference(ax: Axes, curves: list[_Curve]) -> Line2D:
+    """Return a line of the curves that are drawn in grey for comparison."""
+    if len(curves) > _MANY:
+        return _draw_median(ax, _Family("", "#bbbbbb", "-", curves), 1, "reference")[0]
+    lines = [ax.plot(*_shape(curve.signature)[:2], color="#cccccc", linewidth=0.7, zorder=1) for curve in curves]
+    for (line,) in lines:
+        line.set_gid("reference")
+    return Line2D([], [], color="#cccccc")
+
+
+def _draw_median(ax: Axes, family: _Family, order: float, gid: str) -> list[Line2D]:
+    """Return the line of the curves' median; the band between their quartiles is drawn, too.
+
+    At every frequency of the finest curve, of those curves that reach it: small maps have no low frequencies.
+    """
+    shapes = [_shape(curve.signature)[:2] for curve in family.curves]
+    x = max((x for x, _ in shapes), key=len)
+    levels = np.stack([np.interp(x, *shape, left=np.nan, right=np.nan) for shape in shapes])
+    low, middle, high = np.nanpercentile(levels, [25, 50, 75], axis=0)
+    ax.fill_between(x, low, high, color=family.colour, alpha=0.3, linewidth=0, zorder=order - 0.5, gid="quartiles")
+    return ax.plot(x, middle, color=family.colour, linestyle=family.style, linewidth=1.4, zorder=order, gid=gid)
 
 
 def _draw_family(ax: Axes, family: _Family) -> list[Line2D]:
     """Return the lines drawn for the curves, prediction first; a nameless small family's differ in style."""
     shades, few = shades_of(family.colour), len(family.curves) <= _FEW
-    styles = [family.style] if family.label or not few else [style for _, style in VARIANTS]
+    styles = [family.style] if family.label or not few else _STYLES
     lines = []
     for curve, style in zip(family.curves, cycle(styles), strict=False):
         x, y, se = _shape(curve.signature)
@@ -188,7 +235,7 @@ def _draw_family(ax: Axes, family: _Family) -> list[Line2D]:
 
 
 def _curve_text(curve: _Curve) -> str:
-    return f"{elide(curve.call, 18)} {size_text(curve.signature.height, curve.signature.width)}"
+    return f"{elide(curve.call, 27)} {size_text(curve.signature.height, curve.signature.width)}"
 
 
 def _shape(signature: Signature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

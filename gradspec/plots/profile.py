@@ -28,6 +28,7 @@ from gradspec.plots._style import (
     look,
     nothing,
     settle,
+    sign,
     size_text,
     styled,
 )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gradspec.results import Audit
 
 _WIDTH = 10  # of the figure, in inches
+_BESIDE = "of another map size"  # than the stage's
 
 
 @styled
@@ -46,7 +48,7 @@ def slope_profile(audits: Audits) -> Figure:
     output comes first. Bands are 95 % confidence intervals of the mean over images (Student's t). A downsampling
     operator is marked where the gradient has just passed it, at its input. Rows with a note have no slope and are left
     out; a NaN without a note leaves a gap. Vertical lines part the stages, points of one map size, above which the
-    size stands; a shortcut's point of another size does not start a stage.
+    size stands; a point of another size, as at the input of a shortcut, starts no stage and the line passes it by.
 
     Args:
         audits: one audit, or several by name, drawn in one panel. Calls of the same name share their place.
@@ -67,7 +69,7 @@ def slope_profile(audits: Audits) -> Figure:
     points = _points(named)
     if points.empty:
         return nothing("Nothing to draw: no point of this audit has a slope. The table's notes say why.")
-    figure = Figure(figsize=(_WIDTH, 5), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5.2), layout="constrained")
     ax = figure.add_subplot()
     ax.axhline(0, **FLAT, gid="white noise")
     for name, (colour, style) in zip(named, cycle(VARIANTS), strict=False):
@@ -81,6 +83,7 @@ def slope_profile(audits: Audits) -> Figure:
     _mark_stages(ax, points)
     _name_calls(ax, points)
     _profile_legend(figure, ax, points, list(named))
+    sign(figure, named)
     settle(figure)
     return figure
 
@@ -89,9 +92,15 @@ def _draw_variant(ax: Axes, rows: pd.DataFrame, colour: str, style: Any, *, sing
     """Draw one audit's line, band and marks; marks of a single audit wear their own kind's colour."""
     x, slope = rows["x"].to_numpy(), rows["slope_nyquist"].to_numpy(float)
     half = _half_band(rows)
-    ax.fill_between(x, slope - half, slope + half, color=colour, alpha=0.22, linewidth=0, gid="band")
+    on = _trunk(rows["stage"].to_numpy()) == rows["stage"].to_numpy()
+    low, high = slope - half, slope + half
+    ax.fill_between(x[on], low[on], high[on], color=colour, alpha=0.22, linewidth=0, gid="band")
     dots = "." if len(rows) <= 100 else ""
-    ax.plot(x, slope, color=colour, linestyle=style, linewidth=1.3, marker=dots, gid="slope")
+    ax.plot(x[on], slope[on], color=colour, linestyle=style, linewidth=1.3, marker=dots, gid="slope")
+    if not on.all():  # parallel branches: neighbours among them are joined, they and the trunk are not
+        ax.vlines(x[~on], low[~on], high[~on], color=colour, alpha=0.3, linewidth=3, gid="band beside")
+        beside, rest = np.where(on, np.nan, slope), {"linewidth": 0.8, "markersize": 4, "markerfacecolor": "white"}
+        ax.plot(x, beside, color=colour, linestyle=style, marker="o", gid="beside", **rest)
     for kind in [kind for kind in (*DOWNSAMPLING, OTHER_DOWNSAMPLING) if (rows["kind"] == kind).any()]:
         symbol, here = _symbol(kind, look(kind).colour if single else colour), (rows["kind"] == kind).to_numpy()
         symbol.set(xdata=x[here], ydata=slope[here], gid=kind, zorder=3)
@@ -214,8 +223,14 @@ def _profile_legend(figure: Figure, ax: Axes, points: pd.DataFrame, names: Seque
     lines = [line for line in ax.lines if line.get_gid() == "slope"]
     variants = ["every point, 95 % band"] if single else [elide(name, 40) for name in names]
     first = [*zip(lines, variants, strict=True), (Line2D([], [], **FLAT), "white noise (0)")]
+    beside = [line for line in ax.lines if line.get_gid() == "beside"][:1]
+    first += [(_ring(line.get_color() if single else "#777777"), _BESIDE) for line in beside]
     second = [(_symbol(kind, look(kind).colour if single else "white"), kind) for kind in kinds]
     legend_above(figure, [first + second] if single else [first, second])
+
+
+def _ring(colour: Any) -> Line2D:
+    return Line2D([], [], linestyle="none", marker="o", markersize=4, color=colour, markerfacecolor="white")
 
 
 def _symbol(kind: str, face: Any) -> Line2D:

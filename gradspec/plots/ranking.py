@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from gradspec.plots._style import LOOKS, Audits, by_name, elide, legend_above, look, nothing, settle, styled
+from gradspec.plots._style import LOOKS, Audits, by_name, elide, legend_above, look, nothing, settle, sign, styled
 
 
 @styled
@@ -46,18 +46,18 @@ def culprits(audits: Audits, by: Literal["call", "type"] = "call", top: int = 15
     if not longest:
         return nothing("Nothing to draw: no operator call of this audit has a measure of new power.")
     width = 6.6 if len(named) == 1 else 4.8 * len(named)
-    figure = Figure(figsize=(width, 0.24 * longest + 1.6), layout="constrained")
+    figure = Figure(figsize=(width, 0.24 * longest + 1.95), layout="constrained")
     panels = figure.subplots(1, len(named), sharex=True, squeeze=False).flat
     for ax, (name, ranking) in zip(panels, rankings.items(), strict=True):
         _draw_ranking(ax, ranking, by)
         ax.set_ylim(longest - 0.4, -0.6)
         if len(named) > 1:
             ax.set_title(elide(name, 48), loc="left", pad=16)  # above the words at the zero line
-    figure.supxlabel("new power: share above ½ Nyquist, at input less at output (± 1 s.e.)", fontsize=9)
     present = {kind for ranking in rankings.values() for kind in ranking["type"]}
     kinds = sorted(present, key=lambda kind: [*LOOKS, kind].index(kind))
     handles = [Patch(facecolor=look(kind).colour, hatch=look(kind).hatch, edgecolor="black") for kind in kinds]
     legend_above(figure, [list(zip(handles, kinds, strict=True))], columns=4 if len(named) == 1 else 6)
+    sign(figure, named)
     settle(figure)
     return figure
 
@@ -85,3 +85,4 @@ def _draw_ranking(ax: Axes, ranking: pd.DataFrame, by: str) -> None:
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="#dddddd", linewidth=0.6, zorder=0)
     ax.set_axisbelow(True)
+    ax.set_xlabel("new power: share above ½ Nyquist,\nat input less at output (± 1 s.e.)")

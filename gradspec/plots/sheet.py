@@ -22,15 +22,17 @@ from gradspec.plots._style import (
     masked,
     nothing,
     settle,
+    sign,
     size_text,
     styled,
 )
 
 if TYPE_CHECKING:
-    from gradspec.results import Audit
+    from gradspec.results import Audit, Example
 
 _DPI = 150
-_GAP, _LABEL, _TOP, _FOOT = 14, 330, 44, 150  # screen pixels of a sheet: between cells, left, above, below
+_GAP, _LABEL, _TOP, _FOOT = 14, 330, 62, 180  # screen pixels of a sheet: between cells, left, above, below
+_BAR, _SIGNATURE = 104, 10  # screen pixels from the foot to the colour bars, to the line that names the network
 
 
 @styled
@@ -43,7 +45,7 @@ def gradient_pictures(
     the first pictures, each map on its own symmetric scale of plus/minus the 99th percentile of its absolute value,
     then the mean log10 amplitude over all images, DC in the centre, relative to the row's mean. All spectra share one
     scale. A map's pixel is a whole number of screen pixels, so a checkerboard stays one when the figure is saved at its
-    own resolution.
+    own resolution. By default an operator whose input is the network's has no row of its own there.
 
     Args:
         audits: one audit, or several by name: then the variants of a point stand below each other.
@@ -87,7 +89,16 @@ def _default_rows(named: Mapping[str, Audit], limit: int) -> list[tuple[str, Key
 
 
 def _example_keys(audit: Audit) -> list[Key]:
-    return [key for key in keys_of(in_gradient_order(audit.table)) if key in audit.examples]
+    keys = [key for key in keys_of(in_gradient_order(audit.table)) if key in audit.examples]
+    first = audit.examples.get(("input", "input"))
+    if first is None:
+        return keys
+    return [key for key in keys if key == ("input", "input") or not _same(audit.examples[key], first)]
+
+
+def _same(one: Example, other: Example) -> bool:
+    pairs = (one.maps, other.maps), (one.spectrum, other.spectrum)
+    return all(np.array_equal(*pair, equal_nan=True) for pair in pairs)
 
 
 def _thinned(keys: list[Key], limit: int) -> list[Key]:
@@ -117,15 +128,24 @@ def _picture_sheet(named: Mapping[str, Audit], rows: Sequence[tuple[str, Key]], 
         for j, picture in enumerate(example.maps[:columns]):
             ax = _pixel_axes(figure, picture.shape, _LABEL + j * pitch, top, cell)
             _draw_map(ax, picture)
-            ax.set_title(elide(str(named[name].pictures[j]), 22) if i == 0 else "", fontsize=8)
+            head = f"{elide(str(named[name].pictures[j]), 22)}\nmean over channels"
+            ax.set_title(head if i == 0 else "", fontsize=8)
         ax = _pixel_axes(figure, spectrum.shape, spectrum_left, top, cell)
         _draw_spectrum(ax, spectrum, colours, labelled=i == len(rows) - 1)
-        ax.set_title("mean log spectrum" if i == 0 else "", fontsize=8)
+        ax.set_title(_spectrum_head(named) if i == 0 else "", fontsize=8)
     signed = ScalarMappable(Normalize(-1, 1), "RdBu_r")
     _bar_below(figure, signed, _LABEL, cell, "gradient / own 99th percentile")
     _bar_below(figure, colours, spectrum_left, cell, "log₁₀ amplitude, less mean")
+    sign(figure, named, _SIGNATURE / height)
     settle(figure)
     return figure
+
+
+def _spectrum_head(named: Mapping[str, Audit]) -> str:
+    counts = {len(audit.pictures) for audit in named.values()}
+    many = f" {counts.pop()}" if len(counts) == 1 else ""
+    pictures = "1 picture" if many == " 1" else f"all{many} pictures"
+    return f"mean log spectrum,\nall channels, {pictures}"
 
 
 def _pixel_axes(figure: Figure, shape: tuple[int, ...], left: int, top: int, cell: int) -> Axes:
@@ -192,5 +212,5 @@ def _row_text(audit: Audit, key: Key, above: list[str]) -> str:
 
 def _bar_below(figure: Figure, mappable: ScalarMappable, left: int, length: int, label: str) -> None:
     width, height = figure.get_size_inches() * _DPI
-    ax = figure.add_axes((left / width, 74 / height, length / width, 12 / height))
+    ax = figure.add_axes((left / width, _BAR / height, length / width, 12 / height))
     figure.colorbar(mappable, cax=ax, orientation="horizontal", extend="both").set_label(label, fontsize=8)
