@@ -245,6 +245,7 @@ class _Recorder:
         shrink = [name for name, side in self.input_sides.items() if 4 <= sides.get((name, "output"), 0) < side]
         self.shown_calls = {"input", *shrink[:MOST_EXAMPLES]}
         self.shown_ids = {tap.maps_id for tap in with_maps if tap.call.name in self.shown_calls and tap.part == 0}
+        self.together = taps.parts
         self.scaled: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
         for maps_id, source in taps.scaled.items():
             if maps_id not in self.shown_ids and self.channels is None:
@@ -255,6 +256,11 @@ class _Recorder:
             return
         self.parts[tap.call.name, tap.point].append(tap)
         if tap.maps_id in self.sums:  # the same maps, seen from the other side
+            return
+        parts = [self.sums.get(part) for part in self.together.get(tap.maps_id, [])]
+        known = [part for part in parts if part is not None]
+        if known and len(known) == len(parts) and self.channels is None and tap.maps_id not in self.shown_ids:
+            self.sums[tap.maps_id] = joined(known)
             return
         maps, derived = tap.maps(gradient.detach()), self.scaled[tap.maps_id]
         found = sum_spectra(self._sampled(maps, tap), [scale for _, scale in derived])

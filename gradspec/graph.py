@@ -188,6 +188,7 @@ class Graph:
         self.returned = Counter(root.outputs)
         self.layouts: dict[Edge, Layout | None] = {}
         self.scaled: dict[int, Scaled] = {}
+        self.parts: dict[int, list[int]] = {}
         self._follow_layouts()
 
     def _reached_from(self, nodes: Iterable[Any]) -> set[Any]:
@@ -341,6 +342,8 @@ class Graph:
         return spots
 
     def _tap(self, call: Call, point: Point, part: int, edge: Edge, key: Any, ids: dict[Any, int]) -> Tap:
+        if key not in ids and (shares := self._shares(key)):
+            self.parts[ids.setdefault(key, len(ids))] = [ids.setdefault(share, len(ids)) for share in shares]
         return Tap(call, point, part, self.layouts.get(edge), ids.setdefault(key, len(ids)))
 
     def _output_spots(self, call: Call, op: Operator, ids: dict[Any, int]) -> list[Spot]:
@@ -386,6 +389,24 @@ class Graph:
                 break
             edge = onward
         return edge
+
+    def _shares(self, edge: Any) -> list[Edge]:
+        """The tensors whose maps together are those of `edge`: q, k and v of the layer that makes all three."""
+        readers = self.readers.get(edge, []) if len(edge) == 2 else []
+        if (
+            len(readers) != 1
+            or self.returned[edge]
+            or base_name(readers[0][0]) not in ("Unbind", "Split", "SplitWithSizes")
+        ):
+            return []
+        node, whole = readers[0][0], self.layouts.get(edge)
+        outputs = [(node, k) for k in range(len(node._input_metadata))]
+        layouts = [self.layouts.get(output) for output in outputs]
+        if whole is None or whole.reason or not all(output in self.readers for output in outputs):
+            return []
+        alike = all(part and (part.height, part.width) == (whole.height, whole.width) for part in layouts)
+        together = sum(part.channels for part in layouts if part) == whole.channels
+        return [self._canonical(output) for output in outputs] if alike and together else []
 
     def _unchanged(self, node: Any, number: int) -> Edge | None:
         """The node's output, if the gradient that leaves through input `number` holds the very maps that came in."""

@@ -91,6 +91,7 @@ def sum_spectra(maps: Tensor, scales: Sequence[Tensor] = ()) -> list[Sums]:
     factors = None if factors is None else factors.to(maps.device, dtype)
     sums = maps.new_zeros((2, count, 1 + len(scales), height, width // 2 + 1), dtype=dtype)
     last = maps.stride(1) == 1 and channels > 1 and max(height, width) <= _PRODUCTS_UP_TO
+    last = last or _awkward(height) or _awkward(width)
     step = max(1, _CHUNK // (channels * height * width))
     for pictures, into in zip(maps.split(step), sums.split(step, dim=1), strict=True):
         if last:
@@ -138,20 +139,15 @@ def reduce_maps(maps: Tensor, radii: Sequence[float]) -> Reduced:
 
 def _add(sums: Tensor, maps: Tensor, factors: Tensor | None) -> None:
     """Adds power and amplitude of contiguous maps (N, c, H, W), summed over channels, to (2, N, G, H, W // 2 + 1)."""
-    if not (_awkward(maps.shape[-2]) or _awkward(maps.shape[-1])):
-        parts = torch.view_as_real(torch.fft.rfft2(maps)).square_()  # (N, c, H, W // 2 + 1, 2)
-        sums += _over_channels(parts[..., 0] + parts[..., 1], factors)
-        return
-    height, width = maps.shape[-2:]
-    across = maps.flatten(0, -2) @ _waves(width, maps.dtype, maps.device).T
-    both = _waves(height, maps.dtype, maps.device) @ across.view(*maps.shape[:-1], -1)  # (N, c, 2 rows, 2 columns)
-    both = both.unflatten(-2, (2, -1)).unflatten(-1, (2, -1))
-    upper, lower = _quadrants(both[:, :, 0, :, 0], both[:, :, 0, :, 1], both[:, :, 1, :, 0], both[:, :, 1, :, 1])
-    sums += _whole(_over_channels(upper, factors), _over_channels(lower, factors), height)
+    parts = torch.view_as_real(torch.fft.rfft2(maps)).square_()  # (N, c, H, W // 2 + 1, 2)
+    sums += _over_channels(parts[..., 0] + parts[..., 1], factors)
 
 
 def _add_channels_last(sums: Tensor, maps: Tensor, factors: Tensor | None) -> None:
-    """As `_add`, for maps (N, H, W, C): products along rows and columns need no copy, the FFT would."""
+    """As `_add`, for maps (N, H, W, C): products along rows and columns need no copy, the FFT would.
+
+    With the channels innermost the products and what follows run over long rows, at any size.
+    """
     count, height, width, channels = maps.shape
     down = _waves(height, maps.dtype, maps.device) @ maps.reshape(count, height, width * channels)
     both = _waves(width, maps.dtype, maps.device) @ down.view(-1, width, channels)

@@ -130,6 +130,7 @@ class Taps:
         calls: The selected calls of the last forward pass, in order of execution.
         taps: Their taps.
         scaled: By `maps_id`, maps that are those of another one, every channel times a constant (BatchNorm in eval).
+        parts: By `maps_id`, the ids of the maps that together are these (q, k and v).
         inputs: The network's inputs of the last forward pass, as they are differentiated.
     """
 
@@ -138,6 +139,7 @@ class Taps:
         self.taps: list[Tap] = []
         self.inputs: list[Tensor] = []
         self.scaled: dict[int, Scaled] = {}
+        self.parts: dict[int, list[int]] = {}
         self._model, self._receive, self._layers = model, receive, layers
         self._names = {module: name for name, module in model.named_modules()}
         self._module_handles: list[Any] = []
@@ -156,7 +158,7 @@ class Taps:
         self._waiting: dict[Tap, None] = {}
         self._delivered: set[tuple[str, Point]] = set()
         self._sums: list[_Sum] = []
-        self.calls, self.taps, self.inputs, self.scaled = [], [], [], {}
+        self.calls, self.taps, self.inputs, self.scaled, self.parts = [], [], [], {}, {}
 
     # ---- what a user calls -------------------------------------------------------------------
 
@@ -296,7 +298,7 @@ class Taps:
             )
         self._waiting = {spot.tap: None for spot in spots if not spot.tap.reason}
         self._no_maps = _without_maps([spot.tap for spot in spots])
-        self.taps, self.scaled = [spot.tap for spot in spots], graph.scaled
+        self.taps, self.scaled, self.parts = [spot.tap for spot in spots], graph.scaled, graph.parts
         self.calls = list(dict.fromkeys(tap.call for tap in self.taps))
         self._cut_off = self._modules_cut_off(graph)
         self._hook_nodes(spots)

@@ -378,6 +378,16 @@ def test_batch_norm_wherever_its_channels_stand(kind):
     np.testing.assert_allclose(result.signatures["conv", "output"].per_image, rings, rtol=1e-9)
 
 
+def test_q_k_and_v_together_are_the_layer_that_makes_them():
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("test_vit", img_size=64).double().eval()
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    both, alone = audit(net, x, progress=False), audit(net, x, layers=["blocks.0.attn.qkv"], progress=False)
+    key = ("blocks.0.attn.qkv", "output")  # alone, its own gradient is transformed
+    np.testing.assert_allclose(both.signatures[key].per_image, alone.signatures[key].per_image, rtol=1e-9)
+    np.testing.assert_allclose(both.signatures[key].high_shares, alone.signatures[key].high_shares, rtol=1e-9)
+
+
 def test_a_selection_keeps_the_networks_input(audited):
     net, x, result = audited
     for layers in ("max pooling", ["2"], lambda call: call.name == "2"):
