@@ -4,7 +4,7 @@
 
 The floor is the forward pass and the gradient at the input of the same batch. Beside it, in one run and in turn:
 `gs.audit` (every operator, both points, exact), and, once, the naive way: tensor hooks that store the gradient at every
-module's output, then numpy's complex FFT of each. Times are medians; beside them stands the ratio of the fastest passes,
+module's output, then numpy's complex FFT of each. Times are medians; beside them is the ratio of the fastest passes,
 which a busy neighbour on the cores disturbs least. Peak memory is the growth of the resident set during one pass, each
 in a process of its own. Writes figures/speed_audit.csv, .png and .json.
 """
