@@ -15,15 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradspec.fourier import column_counts, frequency_radius, ring_index
+from gradspec.fourier import SLACK, column_counts, frequency_radius, ring_index
 
 _CHUNK = 2**19
 """Elements transformed at once: larger buffers are fresh pages each time, which cost more than the transform."""
 
 _PRODUCTS_UP_TO = 64
 """Sides up to which a transform by matrix products (4 n operations an element) keeps up with the FFT."""
-
-SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,6 +138,18 @@ class Swish(nn.Module):
         return x * torch.sigmoid(x)
 
 
+class SharedSwish(nn.Module):
+    """Swish of a tensor that the network itself reads too."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = Swish()
+
+    def forward(self, x):
+        y = x * 2
+        return self.act(y) + y
+
+
 def test_leaf_module_that_reads_its_input_twice_is_one_call_with_the_sum():
     net, x = nn.Sequential(nn.Identity(), Swish()), pictures(1, 2, 5, 4)
     found, taps = gradients(net, x)
@@ -148,17 +160,8 @@ def test_leaf_module_that_reads_its_input_twice_is_one_call_with_the_sum():
 
 
 def test_leaf_that_reads_a_shared_tensor_twice_gets_its_own_share_only():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.act = Swish()
-
-        def forward(self, x):
-            y = x * 2
-            return self.act(y) + y
-
     x = pictures(1, 2, 5, 4)
-    found, _ = gradients(Net(), x)
+    found, _ = gradients(SharedSwish(), x)
     y = (2 * x).requires_grad_()
     out = y * torch.sigmoid(y)
     expected = torch.autograd.grad(out, y, 2 * (out + y).detach())[0]
@@ -434,16 +437,7 @@ def test_half_precision_models(dtype):
 
 
 def test_an_interrupted_pass_leaves_nothing_in_the_sums():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.act = Swish()
-
-        def forward(self, x):
-            y = x * 2
-            return self.act(y) + y
-
-    x, net, found = pictures(1, 2, 5, 4), Net(), {}
+    x, net, found = pictures(1, 2, 5, 4), SharedSwish(), {}
     expected, _ = gradients(net, x)
     with tapped(net, lambda tap, g: found.update({(tap.call.name, tap.point): g.clone()})) as taps:
         out = net(x)
