@@ -107,7 +107,68 @@ def _convolution(channels: int, width: int, number: int) -> dict[str, nn.Module]
     }
 
 
-BUILDERS: dict[str, Callable[[], DemoNet]] = {"vgg_max": vgg}
+class _Residual(nn.Module):
+    """Two convolutions and a shortcut, (N, C, H, W) -> (N, width, ⌈H/2⌉, ⌈W/2⌉); both ways shrink by their stride."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+        self.norm1, self.relu1 = nn.BatchNorm2d(width), nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2, self.relu2 = nn.BatchNorm2d(width), nn.ReLU()
+        self.shortcut = nn.Conv2d(channels, width, 1, stride=2, bias=False)
+        self.shortcut_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu1(self.norm1(self.conv1(x)))
+        return self.relu2(self.norm2(self.conv2(y)) + self.shortcut_norm(self.shortcut(x)))
+
+
+def resnet() -> DemoNet:
+    """Returns an untrained ResNet-like network that shrinks by strided convolutions alone.
+
+    As many convolutions (nine), stages and channels as `vgg` has, with a strided 1x1 shortcut around each stage (after
+    He et al. 2016).
+
+    Example:
+        >>> tuple(resnet().eval()(torch.zeros(1, 3, 37, 50)).shape)
+        (1, 10)
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(OrderedDict(_convolution(3, 16, 1))))
+    channels = 16
+    for stage, width in enumerate((16, 32, 48, 64), start=1):
+        layers[f"stage{stage}"] = _Residual(channels, width)
+        channels = width
+    layers["average"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers["head"] = nn.Linear(channels, len(CLASSES))
+    return DemoNet(layers)
+
+
+def vit() -> DemoNet:
+    """Returns an untrained small vision transformer: timm's, with patches of 8 pixels and the mean over tokens.
+
+    Six blocks of 64 channels and four heads, no class token (after Beyer et al. 2022, "Better plain ViT baselines for
+    ImageNet-1k"). Sizes that are no multiple of 8 are padded with zeros; position embeddings are interpolated.
+
+    Example:
+        >>> tuple(vit().eval()(torch.zeros(1, 3, 37, 50)).shape)
+        (1, 10)
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    body = VisionTransformer(
+        img_size=64, patch_size=8, num_classes=len(CLASSES), embed_dim=64, depth=6, num_heads=4, mlp_ratio=2,
+        class_token=False, global_pool="avg", dynamic_img_size=True, dynamic_img_pad=True,
+    )  # fmt: skip
+    return DemoNet(OrderedDict(vit=body))
+
+
+BUILDERS: dict[str, Callable[[], DemoNet]] = {
+    "resnet_stride": resnet,
+    "vgg_avg": partial(vgg, partial(nn.AvgPool2d, 2)),
+    "vgg_max": vgg,
+    "vit": vit,
+}
 """Name of each embedded network -> how to build it, untrained."""
 
 
