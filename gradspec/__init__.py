@@ -12,12 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradspec import demo, plots
+    from gradspec import demo, plots, surgery
     from gradspec.auditing import audit
+    from gradspec.comparison import Comparison, compare
     from gradspec.fourier import low_pass
     from gradspec.graph import Call, Tap
     from gradspec.images import load_images
     from gradspec.models import load_model
+    from gradspec.reporting import report
     from gradspec.results import Audit, Example
     from gradspec.spectra import (
         Signature,
@@ -39,10 +41,12 @@ except PackageNotFoundError:  # a source tree that is not installed
 _HOME = {
     "Audit": "results",
     "Call": "graph",
+    "Comparison": "comparison",
     "Example": "results",
     "Signature": "spectra",
     "Tap": "graph",
     "audit": "auditing",
+    "compare": "comparison",
     "high_share": "spectra",
     "kolmogorov_complexity": "spectra",
     "label_logit": "targets",
@@ -52,19 +56,22 @@ _HOME = {
     "load_model": "models",
     "log_spectrum": "spectra",
     "low_pass": "fourier",
+    "report": "reporting",
     "signature": "spectra",
     "tapped": "taps",
     "white_share": "spectra",
 }
-_MODULES = ("demo", "plots")
+_MODULES = ("demo", "plots", "surgery")
 
 __all__ = [
     "Audit",
     "Call",
+    "Comparison",
     "Example",
     "Signature",
     "Tap",
     "audit",
+    "compare",
     "demo",
     "high_share",
     "kolmogorov_complexity",
@@ -76,7 +83,9 @@ __all__ = [
     "log_spectrum",
     "low_pass",
     "plots",
+    "report",
     "signature",
+    "surgery",
     "tapped",
     "white_share",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gradspec.graph import Call, Frame, Graph, Point, Scaled, Spot, Tap
 from gradspec.layout import MOVES, PARTS, base_name
+from gradspec.passes import output_of
 
 __all__ = ["Call", "Layers", "Point", "Receive", "Tap", "Taps", "logits_of", "refuse_unhookable", "tapped"]
 
@@ -36,6 +37,7 @@ class SelectionError(ValueError):
     """Names, patterns or types of calls that match nothing."""
 
 
+_REENTRANT = "Reentrant gradient checkpointing hides the operators: give use_reentrant=False or turn it off."
 _NO_GRADIENT = "The scores do not depend on the pictures: the model detaches them or works without gradients."
 
 
@@ -185,8 +187,7 @@ class Taps:
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
-            message = "Reentrant gradient checkpointing hides the operators: give use_reentrant=False or turn it off."
-            raise RuntimeError(message) from error
+            raise RuntimeError(_REENTRANT) from error
         if gradient is None:
             raise RuntimeError(_NO_GRADIENT)
         for open_sum in self._sums:  # the scores do not reach all places that read the tensor
@@ -442,3 +443,36 @@ def _without_maps(taps: Sequence[Tap]) -> dict[str, str]:
 def _during_backward() -> bool:
     current = getattr(torch._C, "_current_graph_task_id", None)  # private, but what torch.utils.checkpoint asks
     return current is not None and current() != -1
+
+
+def graph_of(model: nn.Module, images: Tensor) -> tuple[Graph, Any]:
+    """Returns the graph of one forward pass on pictures (N, C, H, W), and the output; both keep its tensors alive.
+
+    Raises:
+        TypeError: For compiled, replicated or TorchScript models.
+        ValueError: The network fails on pictures of this shape, returns nothing, or hides what it computed.
+        RuntimeError: Inside `torch.inference_mode` or `torch.no_grad`.
+    """
+    refuse_unhookable(model)
+    taps = _Walk(model)
+    try:
+        taps._hook_modules()
+        output = output_of(model, images, ModeError)
+    finally:
+        taps._close()
+    if taps.graph is None:
+        raise ValueError(f"Expected a network that returns tensors, but {type(model).__name__} returns {output!r}.")
+    if any(base_name(node) == "custom CheckpointFunction" for node in taps.graph.order):
+        raise ValueError(_REENTRANT)
+    return taps.graph, output
+
+
+class _Walk(Taps):
+    """Keeps the graph of a forward pass and hooks no node."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, lambda tap, gradient: None)
+        self.graph: Graph | None = None
+
+    def _connect(self, root: Frame) -> None:
+        self.graph = Graph(self._owner, self._entries, root)

@@ -1,0 +1,133 @@
+"""Modules whose downsampling is computed by other operators: the same object of a subclass, its forward under a mode.
+
+The subclass changes neither parameters nor buffers, children, hooks or attributes, so state_dict keys, shared modules
+and `isinstance` stay as they were (torch's parametrizations work the same way).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gradspec.layout import MOVES, base_name
+from gradspec.surgery.calls import Downsampling, Reading, calling_frame, is_read, module_of
+
+_KEY = "_gradspec_swaps"
+
+
+class Replacement(Protocol):
+    """What takes a downsampling call's place."""
+
+    def __call__(self, call: Any) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Which of a module's downsampling calls are replaced (the first of a forward pass is 0), by what, and in words."""
+
+    calls: frozenset[int]
+    replacement: Replacement
+    words: str
+
+
+def swap(module: nn.Module, new: Swap) -> None:
+    """Makes a module compute some of its downsampling calls by others, in place; state_dict keys stay.
+
+    Example:
+        >>> import torch
+        >>> pool = nn.MaxPool2d(2)
+        >>> swap(pool, Swap(frozenset([0]), lambda call: -call.x[..., ::2, ::2], "minus"))
+        >>> type(pool).__name__, pool(torch.arange(16.0).view(1, 4, 4)).flatten().tolist()
+        ('SwappedMaxPool2d', [-0.0, -2.0, -8.0, -10.0])
+    """
+    module.__dict__[_KEY] = (*module.__dict__.get(_KEY, ()), new)
+    if not isinstance(module, _Swapped):
+        module.__class__ = _subclass(type(module))
+
+
+class _Swapped(nn.Module):
+    """What a module's class inherits from, before its own class, once it is operated."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as modes:
+            for new in reversed(self.__dict__[_KEY]):  # a later surgery sees what the earlier ones compute
+                modes.enter_context(_Mode(calling_frame(), new))
+            return super().forward(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return "; ".join(filter(None, [super().extra_repr(), *(new.words for new in self.__dict__[_KEY])]))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # the subclass has no name by which pickle would find it
+        _, _, *state = super().__reduce_ex__(2)
+        return (_rebuilt, (type(self).__bases__[1],), *state)
+
+
+@cache
+def _subclass(base: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Swapped{base.__name__}", (_Swapped, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+
+
+def _rebuilt(base: type[nn.Module]) -> nn.Module:
+    cls = _subclass(base)
+    return cls.__new__(cls)
+
+
+class _Mode(TorchFunctionMode):
+    """One forward pass of one operated module, whose functions are called from `frame`, not from a submodule's."""
+
+    def __init__(self, frame: Any, new: Swap) -> None:
+        super().__init__()
+        self.frame, self.new, self.reading = frame, new, Reading()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not is_read(func) or calling_frame() is not self.frame:
+            return func(*args, **kwargs)
+        call = self.reading.read(func, args, kwargs)
+        if call is not None and self.reading.number in self.new.calls:
+            return self.new.replacement(call)
+        output = func(*args, **kwargs)
+        self.reading.note(func, args, kwargs, output)
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A downsampling call of a forward pass: by which module, the how manyth of it in this call of the module."""
+
+    module: nn.Module
+    number: int
+    call: Downsampling
+    node: Any  # the autograd node that computed it, by which the graph knows it
+
+
+class Finder(TorchFunctionMode):
+    """Notes the downsampling calls of a forward pass, `found`, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Found] = []
+        self._readings: dict[Any, Reading] = {}  # by the interpreter's frame of a module's call
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if is_read(func) and (module := module_of(frame := calling_frame())) is not None:
+            reading = self._readings.setdefault(frame, Reading())
+            if (call := reading.read(func, args, kwargs)) is not None:
+                self.found.append(Found(module, reading.number, call, _node_of(output)))
+            reading.note(func, args, kwargs, output)
+        return output
+
+
+def _node_of(output: Tensor) -> Any:
+    """The node of the operator that made a tensor; asked at once, a ReLU in place will give the tensor another one."""
+    node = output.grad_fn
+    while node is not None and base_name(node) in MOVES:  # a convolution of one picture without a batch is squeezed
+        node = node.next_functions[0][0]
+    return node
