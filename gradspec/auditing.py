@@ -10,7 +10,6 @@ import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,12 @@ from tqdm import tqdm
 from gradspec._checks import check_labels
 from gradspec.data import Batch, Data, in_batches, number_of_pictures
 from gradspec.graph import Call, Tap
+from gradspec.passes import device_of, eval_mode, output_of, to_weights, unwrapped
 from gradspec.reduction import Reduced, Sums, joined, reduce_sums, sum_spectra
 from gradspec.results import Audit, Example, Key
 from gradspec.spectra import Signature, power_share, rounding_floor
 from gradspec.taps import Layers, ModeError, SelectionError, Taps, logits_of, tapped
-from gradspec.targets import label_logit
+from gradspec.targets import label_logit, label_probability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,9 @@ def audit(
     """Returns the audit of a network: the Fourier signature of the gradient at every operator's input and output.
 
     One forward and one backward pass per batch; each gradient is reduced to its signature inside the pass (paper §3,
-    §4.3, figs. A.4-A.7). The model is used in eval mode and left as it was.
+    §4.3, figs. A.4-A.7). The model is used in eval mode and left as it was. What it answered is in the result's `spec`:
+    `labels`, the classes it named (`predicted`), the labels' softmax `label_probability`, and whether the labels came
+    with the data (`labelled`).
 
     Args:
         model: A classifier; its output is logits (N, K), or an object with `.logits`. DataParallel is unwrapped.
@@ -82,12 +84,12 @@ def audit(
         ('max pooling', 6)
     """
     began = time.perf_counter()
-    model = _unwrapped(model)
-    if device is not None and torch.device(device) != _device(model):
+    model = unwrapped(model)
+    if device is not None and torch.device(device) != device_of(model):
         model = copy.deepcopy(model).to(device)
     recorder = _Recorder(channels, seed)
     bar = tqdm(total=number_of_pictures(data), unit="picture", desc="audit", disable=None if progress else True)
-    with _eval_mode(model), tapped(model, recorder.receive, layers=_with_input(layers)) as taps, bar:
+    with eval_mode(model), tapped(model, recorder.receive, layers=_with_input(layers)) as taps, bar:
         for batch in in_batches(data, batch_size):
             for done in _passes(model, taps, recorder, target, batch):
                 bar.update(done)
@@ -101,28 +103,6 @@ def _with_input(layers: Layers) -> Layers:
     if layers is None or callable(layers):
         return layers and (lambda call: call.type == "input" or bool(layers(call)))
     return [*([layers] if isinstance(layers, str) else layers), "input"]
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    return getattr(model, "_orig_mod", model)  # torch.compile's wrapper: the module itself takes hooks
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    try:
-        for module in flags:  # not .eval(): some modules change their weights in it
-            module.training = False
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 # ---- one pass --------------------------------------------------------------------------------
@@ -144,30 +124,22 @@ def _passes(model: nn.Module, taps: Taps, recorder: _Recorder, target: Target, b
 
 
 def _one_pass(model: nn.Module, taps: Taps, recorder: _Recorder, target: Target, batch: Batch) -> None:
-    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
-    images = batch.images.to(_device(model), None if weights is None else weights.dtype)
+    images = to_weights(model, batch.images)
     recorder.check_size(images.shape)
-    logits = logits_of(_output(model, images))
+    logits = logits_of(output_of(model, images, ModeError, SelectionError))
     if not torch.isfinite(logits).all():
         raise ValueError(
             "Expected finite logits, got NaN or infinite ones: check the model's weights and the pictures' scale."
         )
-    labels = logits.detach().argmax(1) if batch.labels is None else batch.labels.to(logits.device).long()
+    predicted = logits.detach().argmax(1)
+    labels = predicted if batch.labels is None else batch.labels.to(logits.device).long()
     check_labels(labels, len(images), logits.shape[1])
+    probability = label_probability(_wide(logits.detach()), labels)
     cotangent, scale = _cotangent(logits, labels, target)
     recorder.begin(taps)
     taps.backward(logits, cotangent)
-    recorder.commit(batch.ids, labels, scale)
-
-
-def _output(model: nn.Module, images: Tensor) -> Any:
-    try:
-        return model(images)
-    except (torch.OutOfMemoryError, ModeError, SelectionError):
-        raise
-    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ValueError(f"The network fails on pictures {tuple(images.shape[1:])}: {reason}") from error
+    answers = {"labels": labels, "predicted": predicted, "label_probability": probability}
+    recorder.commit(batch.ids, scale, answers, labelled=batch.labels is not None)
 
 
 def _cotangent(logits: Tensor, labels: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -178,12 +150,16 @@ def _cotangent(logits: Tensor, labels: Tensor, target: Target) -> tuple[Tensor, 
     """
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
-        scores = target(leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf, labels)
+        scores = target(_wide(leaf), labels)
     if scores.shape != (len(logits),):
         raise ValueError(f"Expected scores ({len(logits)},) from the target, got {tuple(scores.shape)}.")
     (gradient,) = torch.autograd.grad(scores.sum(), leaf)
     scale = gradient.abs().amax(1, keepdim=True)
     return gradient / torch.where(scale > 0, scale, 1), scale[:, 0].double()
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 # ---- what is kept ----------------------------------------------------------------------------
@@ -215,7 +191,8 @@ class _Recorder:
         self.pictures: list[str] = []
         self.largest_batch = 0
         self.times: Counter[str] = Counter()
-        self.labels: list[int] = []
+        self.answers: dict[str, list[Any]] = {"labels": [], "predicted": [], "label_probability": []}
+        self.labelled = True
         self.input_shape: tuple[int, ...] | None = None
 
     def check_size(self, shape: tuple[int, ...]) -> None:
@@ -276,8 +253,8 @@ class _Recorder:
         chosen = torch.randperm(maps.shape[1], generator=torch.Generator().manual_seed(seed))[: self.channels]
         return maps[:, chosen.sort().values.to(maps.device)]
 
-    def commit(self, ids: list[str], labels: Tensor, scale: Tensor) -> None:
-        """Adds a finished pass; an interrupted one leaves nothing behind."""
+    def commit(self, ids: list[str], scale: Tensor, answers: dict[str, Tensor], *, labelled: bool) -> None:
+        """Adds a finished pass and what the network answered in it; an interrupted one leaves nothing behind."""
         scales = scale.cpu().numpy()
         ids = self._unique(ids)
         for key, taps in self.parts.items():
@@ -288,7 +265,9 @@ class _Recorder:
             self._add(taps, point, reduced[_ids(taps)], ids, scales)
         self.pictures += ids
         self.largest_batch = max(self.largest_batch, len(ids))
-        self.labels += labels.tolist()
+        for name, values in answers.items():
+            self.answers[name] += values.tolist()
+        self.labelled &= labelled  # one batch without labels: some are predictions
 
     def _reduced(self) -> dict[tuple[int, ...], Reduced]:
         """The numbers of all gradients of the pass, by the `maps_id` of their parts; those of one size together."""
@@ -452,8 +431,9 @@ def _spec(
         "channels": channels,
         "seed": seed,
         "batch_size": recorder.largest_batch,
-        "labels": recorder.labels,
-        "device": str(_device(model)),
+        **recorder.answers,
+        "labelled": recorder.labelled,
+        "device": str(device_of(model)),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 2),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -108,7 +108,7 @@ class Audit:
         return f"Audit({model}, {pictures} pictures, {calls} calls, input slope {slope:.3f} ± {se:.3f} per Nyquist)"
 
     def _repr_html_(self) -> str:
-        return f"<p>{_escaped(repr(self))}</p>{self.culprits().head(10).to_html()}"
+        return f"<p>{escaped(repr(self))}</p>{self.culprits().head(10).to_html()}"
 
     # ---- files -------------------------------------------------------------------------------
 
@@ -163,17 +163,17 @@ class Audit:
         import pandas as pd
 
         folder = Path(path)
-        spec = _read(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
+        spec = read_file(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
         if not isinstance(spec, dict) or spec.get("kind") != "audit" or spec.pop("format", None) != _FORMAT:
             raise ValueError(
                 f"Expected an audit of format {_FORMAT} in {folder}, got something else: see its spec.json."
             )
         spec.pop("kind")
         text = {"note": str, "call": str, "operator": str, "type": str, "point": str}
-        table = _read(
+        table = read_file(
             folder / "table.csv", lambda f: pd.read_csv(f, dtype=text, keep_default_na=False, na_values=_FLOATS)
         )
-        rows = _read(folder / "signatures.parquet", pd.read_parquet)
+        rows = read_file(folder / "signatures.parquet", pd.read_parquet)
         signatures = {
             (str(call), str(point)): Signature(
                 int(g["height"].iloc[0]),
@@ -183,10 +183,10 @@ class Audit:
             )
             for (call, point), g in rows.groupby(["call", "point"], sort=False)
         }
-        arrays = _read(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False)))
+        arrays = read_file(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False)))
         keys = [(call, point) for call, point in spec.pop("examples")]
         examples = {key: Example(arrays[f"maps_{i}"], arrays[f"spectrum_{i}"]) for i, key in enumerate(keys)}
-        new_power = _read(folder / "new_power.parquet", pd.read_parquet)
+        new_power = read_file(folder / "new_power.parquet", pd.read_parquet)
         pictures, unseen = tuple(spec.pop("pictures")), spec.pop("unseen")
         return cls(table, signatures, new_power, unseen, examples, pictures, spec)
 
@@ -196,7 +196,8 @@ _FLOATS = {
 }
 
 
-def _read(path: Path, reader: Any) -> Any:
+def read_file(path: Path, reader: Any) -> Any:
+    """Returns what the reader makes of a result's file; a ValueError names the file that is missing or damaged."""
     if not path.is_file():
         raise ValueError(f"Expected an audit in {path.parent}, but it has no {path.name}.")
     try:
@@ -205,5 +206,6 @@ def _read(path: Path, reader: Any) -> Any:
         raise ValueError(f"Cannot read {path}: {type(error).__name__}: {error}") from error
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Returns text for HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;")

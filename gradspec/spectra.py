@@ -204,6 +204,24 @@ class Signature:
         se = float(_standard_error(relative @ weights))
         return Fit(slope, intercept, float(1 - unexplained / spread) if spread else math.nan, se, len(mean))
 
+    def slope_influences(self) -> np.ndarray:
+        """Returns how far each image moves `slope_nyquist` (delta method), (N,), mean 0; NaN where it does not count.
+
+        Their standard deviation over sqrt(n) is `slope_nyquist_se`; that of the differences of two signatures of the
+        same images is the standard error of the difference of their slopes. All NaN where there is no slope.
+
+        Example:
+            >>> rings = 10 ** (-0.1 * ring_radii(16, 16).numpy())
+            >>> twins = Signature(16, 16, np.stack([rings, 3 * rings]), np.array([0.1, 0.3]))
+            >>> bool(abs(twins.slope_influences()).max() < 1e-12)  # both fall alike: neither moves the slope
+            True
+        """
+        influences = np.full(len(self.per_image), math.nan)
+        if not self.reason:
+            relative = self.per_image[self.counted, 1:] / (self.amplitude[1:] * math.log(10))
+            influences[self.counted] = relative @ _slope_weights(self.radius[1:]) * min(self.height, self.width) / 2
+        return influences
+
     def slopes_per_image(self) -> np.ndarray:
         """Returns the log-linear slope of each image's own signature per cycle/image, (N,); NaN where there is none."""
         slopes = np.full(len(self.per_image), math.nan)

@@ -207,6 +207,35 @@ def test_slope_error_agrees_with_the_jackknife(scale):
         np.testing.assert_allclose(result.slopes_per_image()[:5], each, rtol=1e-9)
 
 
+def test_slope_influences_agree_with_the_jackknife_and_pair():
+    """What each image adds to the slope, against leaving it out; the error of a difference of slopes likewise."""
+    rng = np.random.default_rng(5)
+    common, rings = rng.lognormal(0, 0.3, (40, 1)) * np.linspace(0, 1, 13), np.exp(-np.arange(13) / 6)
+    shares = np.full(40, 0.5)
+    shares[7] = math.nan  # does not count
+    ours, other = (
+        Signature(24, 25, scale * rings * np.exp(common + 0.1 * rng.standard_normal((40, 13))), shares)
+        for scale in (1.0, 30.0)
+    )
+    counted = np.flatnonzero(ours.counted)
+
+    def without(signature, image):
+        kept = counted[counted != image]
+        return Signature(24, 25, signature.per_image[kept], signature.high_shares[kept]).slope_nyquist
+
+    influences = ours.slope_influences()
+    assert np.isnan(influences[7]) and abs(influences[counted].sum()) < 1e-9
+    left_out = np.array([38 * (ours.slope_nyquist - without(ours, image)) for image in counted])
+    np.testing.assert_allclose(influences[counted], left_out, atol=0.05 * np.abs(left_out).max())
+    assert influences[counted].std(ddof=1) / math.sqrt(39) == pytest.approx(ours.slope_nyquist_se, rel=1e-9)
+    gaps = np.array([without(ours, image) - without(other, image) for image in counted])
+    jackknife = math.sqrt(38 / 39 * np.square(gaps - gaps.mean()).sum())
+    paired = (influences - other.slope_influences())[counted].std(ddof=1) / math.sqrt(39)
+    assert paired == pytest.approx(jackknife, rel=0.05)
+    assert paired < 0.6 * math.hypot(ours.slope_nyquist_se, other.slope_nyquist_se)  # what pairing is for
+    assert np.isnan(Signature(24, 25, np.zeros((2, 13)), np.full(2, math.nan)).slope_influences()).all()
+
+
 def test_one_image_has_a_slope_but_no_error():
     result = signature(normal(1, 3, 12, 12))
     assert result.n == 1 and math.isfinite(result.slope) and math.isfinite(result.high_share)

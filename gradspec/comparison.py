@@ -1,0 +1,423 @@
+"""Several variants of a network on the same pictures: their tables, their drift, and the causal arm (SPEC §2-3)."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradspec.auditing import Target, audit
+from gradspec.causality import OtherPictures, agreement, causal_effects, reason_of
+from gradspec.data import Data, in_batches
+from gradspec.passes import unwrapped
+from gradspec.results import Audit, escaped, read_file
+from gradspec.spectra import Signature
+from gradspec.surgery import Record, records
+from gradspec.taps import Layers
+from gradspec.targets import label_logit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = 1
+_DRIFT = (
+    "variant", "n", "accuracy", "se", "agreement", "label_probability", "probability_change", "slope_nyquist",
+    "se_nyquist", "high_share", "note",
+)  # fmt: skip
+_TEXT = ("call", "type", "arm", "note")
+
+
+def compare(
+    models: Mapping[str, nn.Module | tuple[nn.Module, Record]],
+    data: Data,
+    *,
+    layers: Layers = None,
+    target: Target = label_logit,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Comparison:
+    """Returns the audits of several variants of a network on the same pictures with the same labels (SPEC §2-3).
+
+    The first variant is the reference: drift and the causal arm are against it, and where no labels are given its
+    predictions are the labels of all. A variant that cannot be audited is left out with a warning and kept, with the
+    reason, in `missing`.
+
+    Args:
+        models: Name -> model, or the (model, record) that a surgery returns.
+        data: As for `gradspec.audit`. It is gone through once per variant, so it has to give the same pictures in the
+            same order each time.
+        layers: Which calls, as for `gradspec.tapped`; a variant in which one of them matches nothing is left out.
+        target: What is differentiated, (logits, labels) -> (N,).
+        batch_size: Pictures per pass, as for `gradspec.audit`.
+        device: Where to work; None: where each model is.
+        channels: Take at most that many channels of each gradient, drawn by `seed`; None takes all (exact).
+        seed: Of the drawn channels.
+        progress: Show a bar per variant on stderr where that is a terminal.
+
+    Raises:
+        TypeError: For anything but {name: model}, for an iterator, which gives its pictures only once.
+        ValueError: For no model, and for pictures that are not the same each time; what `gradspec.audit` raises for
+            the first variant.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(196, 5)).eval()
+        >>> dense = nn.Sequential(net[0], nn.AvgPool2d(2), *net[2:])
+        >>> found = compare({"max": net, "mean": dense}, torch.rand(4, 3, 16, 16), progress=False)
+        >>> found.drift["variant"].tolist(), float(found.drift["agreement"][0])
+        (['max', 'mean'], 1.0)
+    """
+    variants, known = _variants(models)
+    if len(variants) > 1:
+        _check_repeatable(data)
+    began = time.perf_counter()
+    (reference, model), *others = variants.items()
+    source = _Source(model, data, target, batch_size, device, channels, seed)
+    first = source.audit(model, data, layers, progress)
+    audits, missing = {reference: first}, {}
+    pictures = SamePictures(data, first, batch_size)
+    for name, model in others:
+        try:
+            found = source.audit(model, pictures, layers, progress)
+        except OtherPictures:
+            raise
+        except Exception as error:
+            missing[name] = reason_of(error)
+            warnings.warn(f"Variant {name!r} is left out: {missing[name]}", stacklevel=2)
+        else:
+            audits[name] = replace(found, spec=found.spec | {"labelled": first.spec["labelled"]})
+    shared = ("input_shape", "target", "layers", "channels", "seed", "labelled", "created", "versions")
+    spec: dict[str, Any] = {"variants": list(variants), **{name: first.spec[name] for name in shared}}
+    spec["seconds"] = round(time.perf_counter() - began, 2)
+    return Comparison(audits, known, missing, None, spec, source)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Audits of several variants on the same pictures; made by `gradspec.compare`.
+
+    Attributes:
+        audits: Variant -> its audit; the first is the reference.
+        records: Variant -> what surgery did to it, () for nothing; also of missing ones.
+        missing: Variant -> why it could not be audited.
+        effects: The table of `causal`, once it is made.
+        spec: Names of all variants in order, target, seed, versions and settings, as plain JSON; `labelled`: whether
+            the labels came with the pictures or are the first variant's predictions; `causal`, once it is made.
+    """
+
+    audits: dict[str, Audit]
+    records: dict[str, tuple[Record, ...]]
+    missing: dict[str, str]
+    effects: pd.DataFrame | None
+    spec: dict[str, Any]
+    _source: _Source | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.audits:
+            raise ValueError("Expected the audit of at least one variant, got none.")
+        pictures = self._first.pictures
+        others = [name for name, found in self.audits.items() if found.pictures != pictures]
+        if others:
+            raise ValueError(f"Expected all variants on the same pictures in one order, got others in {others[0]!r}.")
+
+    @property
+    def _first(self) -> Audit:
+        return next(iter(self.audits.values()))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The audits' tables under each other, with the `variant` in front."""
+        return _stacked({name: found.table for name, found in self.audits.items()})
+
+    def culprits(self, by: Literal["call", "type"] = "call") -> pd.DataFrame:
+        """Returns every audit's culprits under each other, with the `variant` in front; see `Audit.culprits`."""
+        return _stacked({name: found.culprits(by) for name, found in self.audits.items()})
+
+    @property
+    def drift(self) -> pd.DataFrame:
+        """What the variants compute, against the first: one row each, the missing ones with the reason in `note`.
+
+        `n` pictures; `accuracy` with its standard error `se` (NaN where labels are predictions); `agreement`: share of
+        pictures with the first variant's top-1 class; `label_probability`: mean softmax probability of the label, and
+        `probability_change` against the first; slope and high share of the gradient at the network's input.
+        """
+        import pandas as pd
+
+        rows = [
+            _drift(name, self.audits[name], self._first)
+            if name in self.audits
+            else {"variant": name, "n": 0, "note": self.missing[name]}
+            for name in self.spec["variants"]
+        ]
+        return pd.DataFrame(rows, columns=list(_DRIFT))
+
+    def causal(
+        self, *, only: str | Iterable[str] | None = None, batch_size: int | None = None, progress: bool = True
+    ) -> pd.DataFrame:
+        """Returns what swapping each operator for average pooling does to the first variant's gradient at the input.
+
+        Rows by `arm`: "none" (the network as it is), "all" (every operator swapped), and for each operator that
+        `surgery.average_pooled` can swap "one" (this one alone) and "all but one" (every other). `slope_nyquist` and
+        `high_share` at the network's input with standard errors; `change` of the slope and `share_change` against the
+        arm "none", for "all but one" against "all", with standard errors paired over pictures; `new_power`: the
+        operator's among the culprits; `note`: why a number is NaN. An operator that makes high frequencies has a
+        negative change in "one" and a positive one in "all but one". The table is made once and kept.
+
+        Args:
+            only: Names or patterns of the operators to take one by one; None: all.
+            batch_size: Pictures per pass; None: as compared.
+            progress: Show a bar over the arms on stderr where that is a terminal.
+
+        Raises:
+            NothingToSwap: The first variant has no operator to swap, or none of `only`.
+            ValueError: A comparison from files that holds no such table; pictures that are not the same again.
+        """
+        chosen = [only] if isinstance(only, str) else None if only is None else list(only)
+        live = self._source is not None
+        if self.effects is not None and (self.spec["causal"]["only"] == chosen or not (live or chosen)):
+            return self.effects
+        if self._source is None:
+            raise ValueError("This comparison comes from files, without its models: run gradspec.compare to add arms.")
+        _check_repeatable(self._source.data)
+        began = time.perf_counter()
+        source = self._source if batch_size is None else replace(self._source, batch_size=batch_size)
+        pictures = SamePictures(source.data, self._first, source.batch_size)
+        new_power = self._first.culprits("call")
+        effects, record = causal_effects(
+            source.model,
+            self._first.signatures["input", "input"],
+            lambda model: _at_input(source.audit(model, pictures, "input", progress=False)),
+            only=chosen,
+            inputs=next(in_batches(source.data, 1)).images,
+            new_power=dict(zip(new_power["call"], new_power["new_power"], strict=True)),
+            progress=progress,
+        )
+        about = {"only": chosen, "surgery": record.as_dict(), "seconds": round(time.perf_counter() - began, 2)}
+        object.__setattr__(self, "effects", effects)
+        object.__setattr__(self, "spec", self.spec | {"causal": about})
+        return effects
+
+    def agreement(self) -> pd.DataFrame:
+        """Returns how far the ranking of the culprits agrees with the causal arms: a row per `arm`.
+
+        `correlation` is Spearman's, over operators, between their new power and the causal effect: minus the change of
+        the slope in "one", where taking the operator out makes the slope more negative, and the change itself in "all
+        but one", where leaving it in makes it less so. So it is positive where both say the same. `p` counts all orders
+        of up to 8 operators and is scipy's for more; `n` operators; NaN with a `note` for fewer than 3.
+
+        Raises:
+            NothingToSwap, ValueError: As `causal`, which is called where its table is not there yet.
+        """
+        return agreement(self.causal() if self.effects is None else self.effects)
+
+    def __repr__(self) -> str:
+        slopes = ["{} {:+.3f} ± {:.3f}".format(name, *found.input_slope) for name, found in self.audits.items()]
+        left = [f"{name} missing" for name in self.missing]
+        n = len(self._first.pictures)
+        return f"Comparison({n} pictures, input slope per Nyquist: {', '.join([*slopes, *left])})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escaped(repr(self))}</p>{self.drift.to_html()}"
+
+    # ---- files -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the comparison into a folder, made if need be, and returns it.
+
+        `spec.json` (variants, records, settings), a folder for each variant as `Audit.save` writes it, `drift.csv` to
+        read, and `causal.csv` where that table is made.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"format": _FORMAT, "kind": "comparison", **self.spec, "variants": []}
+        for number, name in enumerate(self.spec["variants"], 1):
+            entry: dict[str, Any] = {"name": name, "records": [r.as_dict() for r in self.records.get(name, ())]}
+            if name in self.audits:
+                entry["folder"] = self.audits[name].save(folder / _folder_name(number, name)).name
+            else:
+                entry["missing"] = self.missing[name]
+            about["variants"].append(entry)
+        self.drift.to_csv(folder / "drift.csv", index=False)
+        (folder / "causal.csv").unlink(missing_ok=True)
+        if self.effects is not None:
+            self.effects.to_csv(folder / "causal.csv", index=False)
+        (folder / "spec.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Returns the comparison saved in a folder; it has no models, so `causal` gives the stored table only.
+
+        Raises:
+            ValueError: For a folder that holds no comparison, or one that is damaged, with the file's name.
+        """
+        folder = Path(path)
+        spec, entries = _part(folder / "spec.json", _spec)
+        audits = {name: Audit.load(folder / entry["folder"]) for name, entry in entries.items() if "folder" in entry}
+        missing = {name: entry["missing"] for name, entry in entries.items() if "missing" in entry}
+        known = {name: entry["records"] for name, entry in entries.items()}
+        effects = _part(folder / "causal.csv", _effects) if "causal" in spec else None
+        return cls(audits, known, missing, effects, spec)
+
+
+# ---- the pictures, again and again -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SamePictures:
+    """The pictures of a finished audit once more, in batches, each with the label that it had there.
+
+    Raises:
+        OtherPictures: While they are gone through, where they are not those of the audit in its order.
+    """
+
+    data: Data
+    audit: Audit
+    batch_size: int | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The names of the pictures, by which a progress bar counts them."""
+        return self.audit.pictures
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Pictures that the data leaves out."""
+        return getattr(self.data, "skipped", {})
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+        labels, done = torch.tensor(self.audit.spec["labels"]), 0
+        for batch in in_batches(self.data, self.batch_size):
+            here = slice(done, done + len(batch.ids))
+            if not all(map(_same, self.ids[here], batch.ids)) or here.stop > len(self.ids):
+                raise OtherPictures(_OTHER)
+            yield batch.images, labels[here], batch.ids
+            done = here.stop
+        if done < len(self.ids):
+            raise OtherPictures(_OTHER)
+
+
+_OTHER = (
+    "Expected the same pictures in the same order every time, got others than the first variant had: give a loader "
+    "that neither shuffles nor changes its pictures."
+)
+
+
+def _same(known: str, name: str) -> bool:
+    """Whether an audit, which numbers the names of pictures that come again, made one name of the other."""
+    return known == name or known.rpartition("#")[0] == name
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a comparison was made of: the first model, the pictures, the settings."""
+
+    model: nn.Module
+    data: Data
+    target: Target
+    batch_size: int | None
+    device: str | torch.device | None
+    channels: int | None
+    seed: int
+
+    def audit(self, model: nn.Module, data: Data, layers: Layers, progress: bool) -> Audit:
+        settings = {name: getattr(self, name) for name in ("target", "batch_size", "device", "channels", "seed")}
+        return audit(model, data, layers=layers, progress=progress, **settings)
+
+
+# ---- checks ----------------------------------------------------------------------------------
+
+
+def _variants(models: Any) -> tuple[dict[str, nn.Module], dict[str, tuple[Record, ...]]]:
+    if not isinstance(models, Mapping):
+        raise TypeError(f"Expected a mapping {{name: model}}, got {type(models).__name__}; give each model a name.")
+    if not models:
+        raise ValueError("Expected at least one model to compare, got none.")
+    variants, known = {}, {}
+    for name, value in models.items():
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(f"Expected names of variants as text that is not empty, got {name!r}.")
+        model, *given = value if isinstance(value, tuple) and value else (value,)
+        if not isinstance(model, nn.Module) or not all(isinstance(record, Record) for record in given):
+            kinds = ", ".join(type(part).__name__ for part in (model, *given))
+            raise TypeError(f"Expected a model or (model, record) as variant {name!r}, got {kinds}.")
+        carried = records(unwrapped(model))
+        variants[name], known[name] = model, (*carried, *(record for record in given if record not in carried))
+    return variants, known
+
+
+def _check_repeatable(data: Any) -> None:
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"Expected pictures that can be gone through once per variant, got an iterator ({type(data).__name__}): "
+            "give a tensor, a list or a loader."
+        )
+
+
+# ---- tables and files ------------------------------------------------------------------------
+
+
+def _at_input(audit: Audit) -> Signature:
+    return audit.signatures["input", "input"]
+
+
+def _stacked(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    parts: list[Any] = [frame.assign(variant=name)[["variant", *frame.columns]] for name, frame in frames.items()]
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)  # empty ones: no dtypes
+
+
+def _drift(name: str, found: Audit, first: Audit) -> dict[str, Any]:
+    import pandas as pd
+
+    predicted, labels = np.array(found.spec["predicted"]), np.array(found.spec["labels"])
+    right = pd.Series(predicted == labels if found.spec["labelled"] else np.full(len(labels), np.nan), dtype=float)
+    probability = float(np.mean(found.spec["label_probability"]))
+    signature = _at_input(found)
+    values = (
+        name, len(labels), right.mean(), right.sem(), float(np.mean(predicted == np.array(first.spec["predicted"]))),
+        probability, probability - float(np.mean(first.spec["label_probability"])), signature.slope_nyquist,
+        signature.slope_nyquist_se, signature.high_share, signature.reason,
+    )  # fmt: skip
+    return dict(zip(_DRIFT, values, strict=True))
+
+
+def _folder_name(number: int, name: str) -> str:
+    """A folder for a variant of any name: the number tells apart what a file system does not."""
+    return f"{number:02d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')[:40]}".strip("-")
+
+
+def _part(path: Path, reader: Any) -> Any:
+    if not path.is_file():
+        raise ValueError(f"Expected a comparison in {path.parent}, but it has no {path.name}.")
+    return read_file(path, reader)
+
+
+def _spec(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(spec, dict) or spec.pop("kind", None) != "comparison" or spec.pop("format", None) != _FORMAT:
+        raise ValueError(f"expected a comparison of format {_FORMAT}, got something else")
+    entries = {entry["name"]: entry for entry in spec["variants"]}
+    for entry in entries.values():
+        entry["records"] = tuple(map(Record.from_dict, entry["records"]))
+    return spec | {"variants": list(entries)}, entries
+
+
+def _effects(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = pd.read_csv(path, nrows=0).columns
+    empty = {name: [""] for name in columns if name not in _TEXT}
+    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=empty)
