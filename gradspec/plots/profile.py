@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.special import stdtrit
 
+from gradspec.plots._naming import LINE, lift_names, name_calls, name_variants, pitch_of
 from gradspec.plots._style import (
     DOWNSAMPLING,
     FLAT,
     OTHER_DOWNSAMPLING,
-    VARIANTS,
     Audits,
-    Key,
+    Trace,
     by_name,
-    elide,
     in_gradient_order,
     keys_of,
     legend_above,
@@ -31,12 +29,12 @@ from gradspec.plots._style import (
     sign,
     size_text,
     styled,
+    traces,
 )
 
 if TYPE_CHECKING:
     from gradspec.results import Audit
 
-_WIDTH = 10  # of the figure, in inches
 _BESIDE = "of another map size"  # than the stage's
 
 
@@ -50,8 +48,11 @@ def slope_profile(audits: Audits) -> Figure:
     out; a NaN without a note leaves a gap. Vertical lines part the stages, points of one map size, above which the
     size stands; a point of another size, as at the input of a shortcut, starts no stage and the line passes it by.
 
+    Variants are named at the right, with the slope at the network's input. Calls of the same name share their place;
+    calls that surgery put into a module stand between the places of that module's output and input.
+
     Args:
-        audits: one audit, or several by name, drawn in one panel. Calls of the same name share their place.
+        audits: one audit, or several by name, drawn in one panel.
 
     Raises:
         ValueError: ``audits`` is an empty mapping.
@@ -69,34 +70,40 @@ def slope_profile(audits: Audits) -> Figure:
     points = _points(named)
     if points.empty:
         return nothing("Nothing to draw: no point of this audit has a slope. The table's notes say why.")
-    figure = Figure(figsize=(_WIDTH, 5.2), layout="constrained")
+    figure = Figure(figsize=(10, max(5.2, 2.6 + LINE / 72 * len(named))), layout="constrained")
     ax = figure.add_subplot()
     ax.axhline(0, **FLAT, gid="white noise")
-    for name, (colour, style) in zip(named, cycle(VARIANTS), strict=False):
-        _draw_variant(ax, pd.DataFrame(points[points["variant"] == name]), colour, style, single=len(named) == 1)
+    for i, trace in enumerate(traces(named).values()):
+        _draw_variant(ax, pd.DataFrame(points[points["variant"] == i]), trace, single=len(named) == 1)
     ax.set_xlim(-0.02 * points["x"].max() - 0.5, 1.02 * points["x"].max() + 0.5)
     _limit_slopes(ax, points)
     missing = sum(len(audit.table) for audit in named.values()) - len(points)
     left_out = f"; {missing} points without a slope are left out" if missing else ""
     ax.set_xlabel(f"operator calls, from the prediction (left) to the input (right){left_out}")
     ax.set_ylabel("spectral slope of the gradient\n(log₁₀ amplitude per Nyquist)")
-    _mark_stages(ax, points)
-    _name_calls(ax, points)
-    _profile_legend(figure, ax, points, list(named))
+    _profile_legend(figure, ax, points, single=len(named) == 1)
+    names = name_variants(ax, named) if len(named) > 1 else []
     sign(figure, named)
-    settle(figure)
+    settle(figure)  # now the panel has its width
+    _mark_stages(ax, points)
+    name_calls(ax, points)
+    settle(figure)  # and its height
+    if names:
+        lift_names(ax, names, list(traces(named).values()))
     return figure
 
 
-def _draw_variant(ax: Axes, rows: pd.DataFrame, colour: str, style: Any, *, single: bool) -> None:
+def _draw_variant(ax: Axes, rows: pd.DataFrame, trace: Trace, *, single: bool) -> None:
     """Draw one audit's line, band and marks; marks of a single audit wear their own kind's colour."""
+    colour, style = trace.colour, trace.style
     x, slope = rows["x"].to_numpy(), rows["slope_nyquist"].to_numpy(float)
     half = _half_band(rows)
     on = _trunk(rows["stage"].to_numpy()) == rows["stage"].to_numpy()
     low, high = slope - half, slope + half
-    ax.fill_between(x[on], low[on], high[on], color=colour, alpha=0.22, linewidth=0, gid="band")
-    dots = "." if len(rows) <= 100 else ""
-    ax.plot(x[on], slope[on], color=colour, linestyle=style, linewidth=1.3, marker=dots, gid="slope")
+    ax.fill_between(x[on], low[on], high[on], color=colour, alpha=0.22 if single else 0.14, linewidth=0, gid="band")
+    dots = range(on.sum()) if single and len(rows) <= 100 else _lonely(slope[on])  # else they would hide the dashes
+    line: dict[str, Any] = {"linestyle": style, "linewidth": 1.3, "marker": ".", "markevery": list(dots)}
+    ax.plot(x[on], slope[on], color=colour, gid="slope", **line)
     if not on.all():  # parallel branches: neighbours among them are joined, they and the trunk are not
         ax.vlines(x[~on], low[~on], high[~on], color=colour, alpha=0.3, linewidth=3, gid="band beside")
         beside, rest = np.where(on, np.nan, slope), {"linewidth": 0.8, "markersize": 4, "markerfacecolor": "white"}
@@ -107,21 +114,47 @@ def _draw_variant(ax: Axes, rows: pd.DataFrame, colour: str, style: Any, *, sing
         ax.add_line(symbol)
 
 
+def _lonely(values: np.ndarray) -> np.ndarray:
+    """Return where a number stands between gaps, so that no line would show it."""
+    known = np.isfinite(np.concatenate([[np.nan], values, [np.nan]]))
+    return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])
+
+
 def _points(named: Mapping[str, Audit]) -> pd.DataFrame:
-    """Return the drawable rows of all audits with their variant, kind of downsampling and place ``x``."""
-    tables = {name: in_gradient_order(audit.table) for name, audit in named.items()}
-    drawn = {name: pd.DataFrame(table[table["note"] == ""]) for name, table in tables.items()}
-    place = {key: x for x, key in enumerate(_merged_order([list(keys_of(table)) for table in drawn.values()]))}
+    """Return the drawable rows of all audits: number of the variant, kind of downsampling, module, place ``x``."""
+    tables = [in_gradient_order(audit.table) for audit in named.values()]
+    calls = {call for table in tables for call in table["call"]}
+    drawn = [pd.DataFrame(table[table["note"] == ""]) for table in (_in_modules(table, calls) for table in tables)]
+    place = {spot: x for x, spot in enumerate(_merged_order([table["spot"].tolist() for table in drawn]))}
     parts = [
-        table.assign(variant=name, x=[place[key] for key in keys_of(table)]).sort_values("x")
-        for name, table in drawn.items()
+        table.assign(variant=i, x=[place[spot] for spot in table["spot"]]).sort_values("x")
+        for i, table in enumerate(drawn)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _merged_order(orders: Sequence[Sequence[Key]]) -> list[Key]:
+def _in_modules(table: pd.DataFrame, calls: Collection[str]) -> pd.DataFrame:
+    """Return the rows with the ``module`` of each and its ``spot``, what it has in common with other variants' rows.
+
+    Where a variant calls "pool", another's "pool:pad" and "pool:conv2d" are its parts: the first of these outputs, as
+    the gradient meets them, takes the spot of the module's output, the last input that of its input.
+    """
+    within = table["call"].str.partition(":")[0]
+    module = within.where(within.isin(list(calls)), table["call"])
+    run = module.ne(module.shift()).cumsum()
+    module = module.where(run.groupby(module).transform("nunique") == 1, table["call"])  # one called again and again
+    first, last = module.ne(module.shift()), module.ne(module.shift(-1))
+    outer = (first & (table["point"] == "output")) | (last & (table["point"] == "input"))
+    spots = [
+        (name, point) if ends else (name, call, point)
+        for name, (call, point), ends in zip(module, keys_of(table), outer, strict=True)
+    ]
+    return table.assign(module=module, spot=spots)
+
+
+def _merged_order(orders: Sequence[Sequence[Hashable]]) -> list[Hashable]:
     """Return one order of all keys: the first audit's, with keys only others have right behind their predecessor."""
-    merged: list[Key] = []
+    merged: list[Hashable] = []
     for order in orders:
         known, at = set(merged), 0
         for key in order:
@@ -160,41 +193,16 @@ def _mark_stages(ax: Axes, points: pd.DataFrame) -> None:
     taken: list[float] = []  # right end of the last label of each row, in typographic points
     for start, stop in zip(starts, [*starts[1:], len(spots)], strict=True):
         part, middle = spots.iloc[start:stop], (start + stop - 1) / 2
-        sizes = part.loc[part["stage"] == trunk[start], ["height", "width"]].value_counts()
+        part = part[part["stage"] == trunk[start]]
+        sizes = part.loc[part["variant"] == part["variant"].iloc[0], ["height", "width"]].value_counts()
         text = size_text(*sizes.index[0])
-        left = middle * _pitch(ax) - 2.8 * len(text)
+        left = middle * pitch_of(ax) - 2.8 * len(text)
         row = next((i for i, end in enumerate(taken) if left > end), len(taken))
         taken[row : row + 1] = [left + 5.6 * len(text) + 4]
         ax.annotate(
             text, (middle, 1), (0, 3 + 11 * row), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
             ha="center", va="bottom", fontsize=8, color="#444444", gid="stage label",
         )  # fmt: skip
-
-
-def _pitch(ax: Axes) -> float:
-    """Return about how many typographic points lie between two places on the axis."""
-    left, right = ax.get_xlim()
-    return (_WIDTH - 0.8) * 72 / (right - left)
-
-
-def _name_calls(ax: Axes, points: pd.DataFrame) -> None:
-    """Name every call of a small network; of a large one the downsampling calls, as they fit, and a few others."""
-    places: dict[str, list[int]] = {}
-    for call, x in sorted(zip(points["call"], points["x"], strict=True), key=lambda pair: pair[1]):
-        places.setdefault(call, []).append(x)
-    calls = {call: sum(xs) / len(xs) for call, xs in places.items()}
-    marks = set(points.loc[points["kind"] != "", "call"])
-    marked = {call: x for call, x in calls.items() if call in marks}
-    close, far = 10.5 / _pitch(ax), 80 / _pitch(ax)  # a label of 8 pt turned by 60 degrees takes 10.5 pt
-    crowded = min(np.diff(sorted(calls.values())), default=close) < close
-    kept: dict[str, float] = {}
-    for candidates, distance in ((marked, close), (calls, far if crowded else close)):
-        for call, x in candidates.items():
-            if all(abs(x - other) > distance * (1 - 1e-9) for other in kept.values()):
-                kept[call] = x
-    ax.set_xticks(list(kept.values()), [elide(call, 22) for call in kept])
-    for label in ax.get_xticklabels():
-        label.set(rotation=60, ha="right", rotation_mode="anchor")
 
 
 def _limit_slopes(ax: Axes, points: pd.DataFrame) -> None:
@@ -217,16 +225,16 @@ def _half_band(rows: pd.DataFrame) -> np.ndarray:
     return stdtrit(rows["n"].to_numpy(float) - 1, 0.975) * rows["se_nyquist"].to_numpy(float)
 
 
-def _profile_legend(figure: Figure, ax: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
+def _profile_legend(figure: Figure, ax: Axes, points: pd.DataFrame, *, single: bool) -> None:
+    """Write what the lines and marks mean; several variants are named at the right of the panel instead."""
     kinds = [kind for kind in (*DOWNSAMPLING, OTHER_DOWNSAMPLING) if (points["kind"] == kind).any()]
-    single = len(names) == 1
     lines = [line for line in ax.lines if line.get_gid() == "slope"]
-    variants = ["every point, 95 % band"] if single else [elide(name, 40) for name in names]
-    first = [*zip(lines, variants, strict=True), (Line2D([], [], **FLAT), "white noise (0)")]
+    entries: list[tuple[Any, str]] = [(line, "every point, 95 % band") for line in lines[:1] if single]
+    entries.append((Line2D([], [], **FLAT), "white noise (0)"))
     beside = [line for line in ax.lines if line.get_gid() == "beside"][:1]
-    first += [(_ring(line.get_color() if single else "#777777"), _BESIDE) for line in beside]
-    second = [(_symbol(kind, look(kind).colour if single else "white"), kind) for kind in kinds]
-    legend_above(figure, [first + second] if single else [first, second])
+    entries += [(_ring(line.get_color() if single else "#777777"), _BESIDE) for line in beside]
+    entries += [(_symbol(kind, look(kind).colour if single else "white"), kind) for kind in kinds]
+    legend_above(figure, [entries])
 
 
 def _ring(colour: Any) -> Line2D:
