@@ -28,11 +28,23 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from gradspec.comparison import Comparison
+    from gradspec.results import Audit
+
 
 DESCRIPTION = (
     "How much high frequency a network's gradient carries, operator by operator. (`gradspec --version`: its version.)"
 )
 DEMO_MODEL = "demo:vgg_max"
+DEMO_VARIANTS = (
+    "trained",
+    "untrained",
+    "avgpool",
+    "avgpool+recalibrated",
+    "demo:vgg_avg",
+    "demo:resnet_stride",
+    "demo:vit",
+)
 DEMO_MARK = "DEMO.txt"
 
 
@@ -64,33 +76,57 @@ class AuditCommand:
     """What is differentiated: the label's logit or its softmax probability."""
     size: int | None = None
     """Side of the pictures in pixels. Without it: the network's own."""
+    variants: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]")] = None
+    """Compare variants of the network on the same pictures, the first one the reference: trained, untrained, avgpool,
+    avgpool-wide, avgpool-max, avgpool-stride, blurpool, maxblurpool, blurmax, recalibrated; joined as in
+    avgpool+recalibrated; or another network, as in timm:resnetaa50. One that does not apply is a row that says so."""
+    causal: bool = False
+    """Also swap every downsampling operator of the network alone, and all but it, for average pooling."""
 
     def run(self) -> None:
-        """Audits the network, saves and draws the result, prints its summary."""
+        """Audits the network, saves and draws the result, writes the page, prints the summary."""
         _check(self)
         with claimed(self.out or first_free(self.model)) as out:
             model = gs.load_model(self.model, self.weights, seed=self.seed)
             _compare_sizes(self, model)
-            _audit(self, model, _folder(self, model) if self.images else _generated(self, model), out)
+            data = _folder(self, model) if self.images else _generated(self, model)
+            _write(
+                self, _compared(self, model, data) if self.variants or self.causal else _audited(self, model, data), out
+            )
 
 
 @dataclass(frozen=True)
 class DemoCommand:
-    """Audit the embedded network on 64 generated pictures; nothing is downloaded."""
+    """Compare the embedded network with its variants and twins on 64 generated pictures; nothing is downloaded."""
 
     out: Path = Path("gradspec-demo")
     """Folder to write to: new, empty, or a previous demo's, which is overwritten."""
 
     def run(self) -> None:
-        """Audits the embedded network on labelled pictures; the last line printed is the folder."""
+        """Compares trained, untrained, average-pooled and retrained networks; the last line printed is the page."""
         from gradspec import demo
 
-        command = AuditCommand(DEMO_MODEL, out=self.out, limit=64)
+        command = AuditCommand(DEMO_MODEL, out=self.out, limit=64, variants=DEMO_VARIANTS, causal=True)
         with claimed(self.out, mark=DEMO_MARK) as out:
             (out / DEMO_MARK).write_text("`gradspec demo` wrote this folder and may overwrite it.\n", encoding="utf-8")
             model = gs.load_model(DEMO_MODEL)
             pictures = demo.pictures(64, size=_input_size(model))
-            _audit(command, model, (_as_input(model, pictures.images), pictures.labels), out)
+            data = (_as_input(model, pictures.images), pictures.labels)
+            _write(command, _compared(command, model, data), out)
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write the page, one self-contained HTML file, about a saved result."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder that `gradspec audit` wrote, or that `.save()` did."""
+    out: Path | None = None
+    """The page. Without it: report.html in the folder."""
+
+    def run(self) -> None:
+        """Writes the page and prints its path."""
+        print(gs.report(self.run_folder, self.out))
 
 
 @dataclass(frozen=True)
@@ -115,6 +151,7 @@ Command = (
     Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
 )
 
 
@@ -187,8 +224,16 @@ def _check(command: AuditCommand) -> None:
         value = getattr(command, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
-    if command.layers == ():
-        raise ValueError("--layers needs at least one NAME; without the option every operator is audited.")
+    for name in ("layers", "variants"):
+        if getattr(command, name) == ():
+            raise ValueError(f"--{name} needs at least one NAME.")
+    if command.variants:
+        from gradspec.variants import check_variant
+
+        for name in command.variants:
+            check_variant(name)
+    if len(set(command.variants or ())) < len(command.variants or ()):
+        raise ValueError("--variants names one of them twice.")
     if command.device:
         _check_device(command.device)
 
@@ -253,23 +298,51 @@ def _input_size(model: nn.Module) -> tuple[int, int]:
     return height, width
 
 
-def _audit(command: AuditCommand, model: nn.Module, data: Any, out: Path) -> None:
-    """Audits, writes numbers and figures into `out`, prints the summary."""
-    from gradspec.summary import draw, summary
+def _settings(command: AuditCommand) -> dict[str, Any]:
+    """How `gs.audit` and `gs.compare` are to work."""
     from gradspec.targets import TARGETS
 
-    result = gs.audit(
-        model,
-        data,
-        layers=command.layers,
-        target=TARGETS[command.target],
-        batch_size=command.batch_size,
-        device=command.device,
-        seed=command.seed,
-    )
+    names = ("layers", "batch_size", "device", "seed")
+    return {name: getattr(command, name) for name in names} | {"target": TARGETS[command.target]}
+
+
+def _audited(command: AuditCommand, model: nn.Module, data: Any) -> Audit:
+    return gs.audit(model, data, **_settings(command))
+
+
+def _compared(command: AuditCommand, model: nn.Module, data: Any) -> Comparison:
+    """The variants, those that do not apply with the reason, and the causal arm where it is asked for."""
+    from gradspec.causality import reason_of
+    from gradspec.surgery import NothingToSwap
+    from gradspec.variants import UNTOUCHED, variant
+
+    names, models, missing = command.variants or (UNTOUCHED,), {}, {}
+    for name in names:
+        try:
+            models[name] = variant(model, name, data, command.seed)
+        except Exception as error:  # the others go on
+            missing[name] = reason_of(error)
+            _note(f"variant {name} does not apply: {missing[name]}")
+    if not models:
+        raise ValueError(f"None of the variants applies to {command.model}.")
+    found = gs.compare(models, data, **_settings(command))
+    spec = found.spec | {"variants": list(names)}
+    found = replace(found, missing=missing | found.missing, spec=spec)
+    if command.causal:
+        try:
+            found.causal(batch_size=command.batch_size)
+        except NothingToSwap as error:
+            _note(f"no causal arm: {error}")
+    return found
+
+
+def _write(command: AuditCommand, result: Audit | Comparison, out: Path) -> None:
+    """Writes numbers, figures and the page into `out`, prints the summary; the last line is the page."""
+    from gradspec.summary import draw, summary
+
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(command).items()}
     result = replace(result, spec={**result.spec, "command": settings})
     result.save(out)
     print(summary(result))
     print("\nfigures (an SVG beside each):", *draw(result, out / "figures"), sep="\n  ")
-    print(f"\naudit saved to {out}")
+    print(f"\naudit saved to {out}, its page: {gs.report(out)}")

@@ -1,4 +1,4 @@
-"""An audit in a few lines of text and four figures: what a user sees first."""
+"""An audit or a comparison in a few lines of text and four figures: what a user sees first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradspec import plots
+from gradspec.comparison import Comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,8 +17,33 @@ if TYPE_CHECKING:
 _POOR_FIT = 0.5  # r² below which the slope says little
 
 
-def summary(audit: Audit) -> str:
-    """Returns the slope at the network's input, what was not seen, and five culprits by call and by type."""
+def summary(result: Audit | Comparison) -> str:
+    """Returns the slope at the network's input, what was not seen, and five culprits by call and by type.
+
+    Of a comparison: a row per variant, with what it computes beside the first, the culprits of the first by type, and
+    the causal arm where it was made.
+    """
+    return _of_variants(result) if isinstance(result, Comparison) else _of_one(result)
+
+
+def draw(result: Audit | Comparison, folder: Path) -> list[Path]:
+    """Returns the paths of the figures drawn into the folder as PNG; an SVG lies beside each."""
+    compared = isinstance(result, Comparison)
+    shown = result.audits if compared else result
+    figures = {
+        "profile": plots.slope_profile(shown),
+        "signatures": plots.signatures(shown),
+        "gradients": plots.gradient_pictures(shown),
+        "culprits": plots.culprits(shown),
+    }
+    if compared:
+        figures["drift"] = plots.drift(result)
+        if result.effects is not None:
+            figures["causal"] = plots.causal(result)
+    return [plots.save(figure, folder / name)[0] for name, figure in figures.items()]
+
+
+def _of_one(audit: Audit) -> str:
     lines = [
         *_headline(audit.table),
         *_unseen(audit.unseen),
@@ -31,15 +57,47 @@ def summary(audit: Audit) -> str:
     return "\n".join(lines)
 
 
-def draw(audit: Audit, folder: Path) -> list[Path]:
-    """Returns the paths of the figures drawn into the folder as PNG; an SVG lies beside each."""
-    figures = {
-        "profile": plots.slope_profile,
-        "signatures": plots.signatures,
-        "gradients": plots.gradient_pictures,
-        "culprits": plots.culprits,
-    }
-    return [plots.save(figure(audit), folder / name)[0] for name, figure in figures.items()]
+def _of_variants(comparison: Comparison) -> str:
+    first, audit = next(iter(comparison.audits.items()))
+    labels = "" if comparison.spec["labelled"] else f"; labels are the predictions of {first}"
+    lines = [
+        f"gradient at the network's input, and what each variant computes ({len(audit.pictures)} pictures{labels})",
+        _drift(comparison.drift),
+        *(f"{name} does not apply: {reason}" for name, reason in comparison.missing.items()),
+        "",
+        f"culprits of {first} by type (share of power above half Nyquist that is new at the input)",
+        _rows(audit.culprits("type"), ["type", "calls"]),
+    ]
+    if comparison.effects is not None:
+        lines += ["", f"slope at the input of {first} with average pooling instead", *_causal(comparison)]
+    return "\n".join(lines)
+
+
+def _drift(drift: pd.DataFrame) -> str:
+    shown: Any = drift[drift["n"] > 0].drop(columns=["n", "se", "note", "probability_change"]).dropna(axis=1, how="all")
+    formats: Any = dict.fromkeys(shown.columns.drop("variant"), "{:.3f}".format) | {"slope_nyquist": "{:+.3f}".format}
+    return shown.to_string(index=False, formatters=formats, na_rep="-")
+
+
+def _causal(comparison: Comparison, shown: int = 6) -> list[str]:
+    effects = comparison.effects
+    assert effects is not None
+    arms = effects.pivot_table(index=["call", "type"], columns="arm", values="slope_nyquist", sort=False)
+    table = arms.reindex(columns=["one", "all but one"]).drop(index=("", ""), errors="ignore").reset_index()
+    ends = effects.set_index("arm")["slope_nyquist"]
+    table = table.sort_values("one").head(shown)
+    formats = dict.fromkeys(("one", "all but one"), "{:+.3f}".format)
+    agreement: list[Any] = list(comparison.agreement().itertuples())
+    ranked = [
+        f"{row.arm}: rank correlation with the culprits {row.correlation:+.2f} over {row.n} operators (p {row.p:.2g})"
+        for row in agreement
+        if not row.note
+    ]
+    return [
+        f"  none {ends['none']:+.3f}, all {ends['all']:+.3f}",
+        table.to_string(index=False, formatters=formats),
+        *ranked,
+    ]
 
 
 def _headline(table: pd.DataFrame) -> list[str]:

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import nn
 
 import gradspec as gs
-from gradspec import cli, demo, folders, summary
+from gradspec import cli, demo, folders, summary, variants
+from gradspec.surgery import NothingToSwap
 
 ZERO = "its gradient is zero for every picture"
 CULPRITS = {
@@ -85,6 +86,7 @@ def calls(monkeypatch, tmp_path):
     monkeypatch.setattr(gs, "load_model", record("load_model", FakeModel()), raising=False)
     monkeypatch.setattr(gs, "load_images", record("load_images", FakeFolder()), raising=False)
     monkeypatch.setattr(gs, "audit", record("audit", FakeAudit()), raising=False)
+    monkeypatch.setattr(gs, "report", lambda folder, out=None: out or folder / "report.html", raising=False)
     monkeypatch.setattr(summary, "draw", lambda audit, folder: [folder / "profile.png"])
     monkeypatch.chdir(tmp_path)
     return calls
@@ -121,7 +123,7 @@ def test_options_reach_what_they_name(calls, tmp_path, capsys):
     assert kwargs == {"layers": ("conv1", "fc"), "batch_size": 2, "device": "cpu", "seed": 7}
     command = json.loads((tmp_path / "a/run/spec.json").read_text())["command"]
     assert command["images"] == "pics" and command["layers"] == ["conv1", "fc"]
-    assert capsys.readouterr().out.endswith("audit saved to a/run\n")
+    assert capsys.readouterr().out.endswith("audit saved to a/run, its page: a/run/report.html\n")
 
 
 def test_defaults_are_the_logit_of_every_operator(calls):
@@ -214,7 +216,8 @@ def test_a_slope_that_cannot_be_fitted_shows_its_reason(monkeypatch, calls, caps
 def test_runs_are_numbered_and_never_overwritten(calls, capsys):
     for number in (1, 2):
         assert cli.main(["audit", "path/net.py:load", "--images", "pics"]) == 0
-        assert capsys.readouterr().out.endswith(f"audit saved to runs/net-load-{number}\n")
+        folder = f"runs/net-load-{number}"
+        assert capsys.readouterr().out.endswith(f"audit saved to {folder}, its page: {folder}/report.html\n")
     calls.clear()
     assert cli.main(["audit", "net", "--images", "pics", "--out", "runs/net-load-1"]) == 2
     out, err = capsys.readouterr()
@@ -327,16 +330,88 @@ def test_interrupting_gives_130_and_leaves_no_empty_folder(monkeypatch, calls, c
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_the_demo_overwrites_a_demo_and_nothing_else(calls, capsys, tmp_path):
+@pytest.fixture
+def compared(monkeypatch, calls):
+    """The calls of a command that compares: variants are stand-ins, and what is compared is one tiny network."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    real = gs.compare
+
+    def made(model, name, data, seed):
+        calls.setdefault("variants", []).append((name, data, seed))
+        if name == "blurpool":
+            raise NothingToSwap("The network has no stride.")
+        return f"{name} of it"
+
+    def compare(models, data, **kwargs):
+        calls["compare"] = models, data, kwargs
+        return real(dict.fromkeys(models, net), torch.rand(2, 3, 16, 16), progress=False)
+
+    monkeypatch.setattr(gs, "compare", compare, raising=False)
+    monkeypatch.setattr(variants, "variant", made)
+    return calls
+
+
+def test_variants_are_made_and_compared_in_the_order_given(compared, capsys, tmp_path):
+    options = "--variants avgpool blurpool trained --images pics --out run --seed 5 --batch-size 3 --layers fc"
+    assert cli.main(["audit", "net", *options.split()]) == 0
+    models, data, kwargs = compared["compare"]
+    assert list(models.items()) == [("avgpool", "avgpool of it"), ("trained", "trained of it")]
+    assert type(data) is FakeFolder and {seed for *_, seed in compared["variants"]} == {5}
+    assert (kwargs["layers"], kwargs["batch_size"], kwargs["seed"]) == (("fc",), 3, 5)
+    out, err = capsys.readouterr()
+    assert "blurpool does not apply: The network has no stride." in out  # a row, not a failure
+    assert "gradspec: variant blurpool does not apply: The network has no stride.\n" in err
+    saved = gs.Comparison.load("run")
+    assert saved.missing == {"blurpool": "The network has no stride."}
+    assert saved.drift["variant"].tolist() == ["avgpool", "blurpool", "trained"]
+    assert "audit" not in compared and saved.effects is None
+
+
+def test_the_causal_arm_alone_compares_the_network_with_itself(compared, capsys, tmp_path):
+    assert cli.main(["audit", "net", "--images", "pics", "--out", "run", "--causal"]) == 0
+    assert list(compared["compare"][0]) == ["trained"]
+    saved = gs.Comparison.load("run")
+    assert saved.effects is not None and set(saved.effects["arm"]) == {"none", "all", "one", "all but one"}
+    assert "slope at the input of trained with average pooling instead\n  none " in capsys.readouterr().out
+
+
+def test_no_variant_that_applies_is_a_failure_that_leaves_nothing(compared, capsys, tmp_path):
+    assert cli.main(["audit", "net", "--images", "pics", "--variants", "blurpool"]) == 2
+    assert "None of the variants applies to net." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("trained avgpol", "No variant is called 'avgpol'; nearest: avgpool"),
+        ("trained trained", "--variants names one of them twice"),
+        ("", "--variants needs at least one NAME"),
+    ],
+)
+def test_wrong_variants_are_refused_before_any_work(compared, capsys, tmp_path, wrong, says):
+    assert cli.main(["audit", "net", "--variants", *wrong.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert compared == {} and not list(tmp_path.iterdir())
+
+
+def test_the_demo_overwrites_a_demo_and_nothing_else(compared, capsys, tmp_path):
     for _ in range(2):
         assert cli.main(["demo"]) == 0
-        assert capsys.readouterr().out.endswith("audit saved to gradspec-demo\n")
-    (_, (images, labels)), _ = calls["audit"]
+        assert capsys.readouterr().out.endswith("saved to gradspec-demo, its page: gradspec-demo/report.html\n")
+    models, (images, labels), _ = compared["compare"]
+    assert list(models) == [name for name in cli.DEMO_VARIANTS if name != "blurpool"]
     assert images.shape == (64, 3, 24, 32) and labels.tolist()[:11] == [*range(10), 0]
     tmp_path.joinpath("thesis").mkdir()
     tmp_path.joinpath("thesis/chapter.tex").write_text("1")
     assert cli.main(["demo", "--out", "thesis"]) == 2
     assert [path.name for path in tmp_path.joinpath("thesis").iterdir()] == ["chapter.tex"]
+
+
+def test_a_report_is_written_where_asked(calls, capsys):
+    assert cli.main(["report", "run"]) == 0
+    assert cli.main(["report", "run", "--out", "elsewhere/page.html"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["run/report.html", "elsewhere/page.html"]
 
 
 @pytest.mark.parametrize(
@@ -383,7 +458,9 @@ def test_the_real_audit_saves_what_it_prints(monkeypatch, tmp_path, capsys):
     options = "--weights none --seed 3 --limit 4 --size 40 --target probability --batch-size 3"
     assert cli.main(["audit", "demo:vgg_max", *options.split()]) == 0
     out = capsys.readouterr().out
-    saved = gs.Audit.load(out.splitlines()[-1].removeprefix("audit saved to "))
+    folder, _, page = out.splitlines()[-1].removeprefix("audit saved to ").partition(", its page: ")
+    assert Path(page).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    saved = gs.Audit.load(folder)
     expected = gs.audit(
         gs.load_model("demo:vgg_max", "none", seed=3),
         (demo.pictures(4, size=40, seed=3).images - 0.45) / 0.2,
@@ -399,10 +476,20 @@ def test_the_real_audit_saves_what_it_prints(monkeypatch, tmp_path, capsys):
     assert [Path(path).read_bytes()[1:4] for path in figures] == [b"PNG"] * 4
 
 
-def test_the_real_demo_uses_the_true_labels(monkeypatch, tmp_path, capsys):
+def test_the_real_demo_compares_surgery_with_retraining(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "DEMO_VARIANTS", ("trained", "avgpool", "demo:vgg_avg"))
     assert cli.main(["demo", "--out", "here"]) == 0
-    saved = gs.Audit.load("here")
-    assert saved.spec["labels"] == [i % 10 for i in range(64)]
-    assert saved.culprits("type")["type"][0] == "max pooling"
-    assert capsys.readouterr().out.endswith("audit saved to here\n")
+    saved = gs.Comparison.load("here")
+    first = saved.audits["trained"]
+    assert first.spec["labels"] == [i % 10 for i in range(64)]
+    assert first.culprits("type")["type"][0] == "max pooling"
+    drift = saved.drift.set_index("variant")
+    assert drift["accuracy"]["trained"] > 0.9 < drift["accuracy"]["demo:vgg_avg"]
+    assert drift["accuracy"]["avgpool"] < 0.6  # without retraining the surgery costs what the network knew
+    assert (
+        drift["slope_nyquist"]["avgpool"] < drift["slope_nyquist"]["demo:vgg_avg"] < drift["slope_nyquist"]["trained"]
+    )
+    assert len(saved.effects) == 2 + 2 * 4
+    assert capsys.readouterr().out.endswith("audit saved to here, its page: here/report.html\n")
+    assert Path("here/report.html").stat().st_size < 5e6
