@@ -42,6 +42,10 @@ VARIANTS: dict[str, tuple[_Surgery, str]] = {
     "untrained": (lambda model, case: untrained(model, case.seed)[0], "weights drawn anew from the seed"),
     "avgpool": (_swap(average_pooled), "average pooling for every max-pooling and strided convolution"),
     "avgpool-wide": (_swap(average_pooled, kernel="multiple_of_stride"), "the same, its means over whole strides"),
+    "avgpool-patch": (
+        _swap(average_pooled, kinds=("max", "stride", "patch")),
+        "as avgpool, and for patch embeddings too",
+    ),
     "avgpool-max": (_swap(average_pooled, kinds=("max",)), "average pooling for max-pooling alone"),
     "avgpool-stride": (_swap(average_pooled, kinds=("stride",)), "average pooling for strided convolutions alone"),
     "blurpool": (_swap(blur_pooled, order="blur"), "blur, then stride; no maximum"),
@@ -61,8 +65,8 @@ def check_variant(name: str) -> None:
         Traceback (most recent call last):
         ValueError: No variant is called 'avgpol'; nearest: avgpool, blurpool, ...
     """
-    for part in name.split("+"):
-        if part not in VARIANTS and ":" not in part:
+    for place, part in enumerate(name.split("+")):
+        if part not in VARIANTS and (place or ":" not in part):
             near = difflib.get_close_matches(part, VARIANTS, n=3, cutoff=0.5) or list(VARIANTS)
             raise ValueError(f"No variant is called {part!r}; nearest: {', '.join(near)}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 import threading
 import warnings
@@ -25,6 +26,7 @@ from gradspec.spectra import high_share
 from gradspec.surgery import NothingToSwap, Record, average_pooled, blur_pooled, records
 from gradspec.surgery.calls import downsampling
 from gradspec.surgery.pooling import Average, Blur, blur
+from gradspec.surgery.swaps import UnknownCall
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}  # float64: the same few terms in another order
 
@@ -183,6 +185,9 @@ def test_padding_with_minus_infinity_does_not_count(side):
         within = [1 - t // 2 for t in total]  # the middle of the first window
         if order == "blur":
             torch.testing.assert_close(blurred, slow_blur_at(x, (2, 2), within, blurred.shape[-2:]), **EXACT)
+        if order == "maxblur":
+            of_pixels = F.max_pool2d(F.pad(x, (1, 1, side % 2, 1), value=-math.inf), 3, 1)
+            torch.testing.assert_close(blurred, slow_blur(of_pixels, (2, 2))[..., ::2, ::2], **EXACT)
         if order == "blurmax":
             torch.testing.assert_close(blurred, pool(slow_blur(x, (2, 2))), **EXACT)
         assert bool(blurred.isfinite().all()) and blurred.shape == pool(x).shape
@@ -393,6 +398,29 @@ def chain(*functions):
     return all_of_them
 
 
+@pytest.mark.parametrize("shape", [(1, 22), (17, 1), (1, 1)])
+def test_a_maximum_of_a_map_of_one_row_or_column_is_swapped(shape):
+    old = net(lambda x: F.adaptive_avg_pool2d(x, shape).amax((2, 3)))
+    new, record = average_pooled(old, inputs=PICTURE)
+    assert [change.name for change in record.changes] == [":amax"]
+    torch.testing.assert_close(new(PICTURE), old.conv(PICTURE).mean((2, 3)), **EXACT)
+
+
+def test_where_the_layout_is_lost_the_record_says_so():
+    function = chain(lambda x: F.linear(torch.sort(x, 2).values.unfold(2, 2, 1), x.new_ones(3, 2)).relu())
+    _, record = average_pooled(net(function), inputs=PICTURE)
+    assert record.notes == (
+        "The map's layout cannot be told behind ':sort' and 4 more: a linear layer that shrinks it is not listed.",
+    )
+
+
+def test_pooling_that_returns_positions_is_read_as_none():
+    x = noise(1, 2, 6, 6)
+    for function, argument in ((F.max_pool2d, 2), (F.adaptive_max_pool2d, 2)):
+        assert downsampling(function, (x, argument), {}) is not None
+        assert downsampling(function, (x, argument), {"return_indices": True}) is None
+
+
 MAXIMUM = "a maximum of another kind, or one that returns its positions"
 PICKS = "picks positions by their numbers"
 PATCHES = "cuts patches at a step"
@@ -437,6 +465,8 @@ def space_to_depth(x):
         (lambda x: x.unfold(2, 4, 4).mean(-1), {":unfold": PATCHES}),
         (lambda x: F.pixel_unshuffle(x[..., :10], 2), {":pixel_unshuffle": CHANNELS}),
         (lambda x: space_to_depth(x[..., :10]), {":conv2d": "reads neighbouring positions as channels"}),
+        (lambda x: (F.avg_pool2d(x, (2, 1)).flatten(2).transpose(1, 2) @ x.flatten(2)).softmax(-1)
+                   @ x.flatten(2).transpose(1, 2), {":matmul#1": "attends from fewer positions"}),
         (lambda x: F.conv1d(x.flatten(2), x.new_ones(2, 4, 3), stride=2), {":conv2d": "not made by a call of conv2d"}),
         (lambda x: F.conv_transpose2d(x, x.new_ones(4, 2, 2, 2), stride=2),
          {":conv2d": "a transposed convolution enlarges the map"}),
@@ -671,6 +701,7 @@ def test_adaptive_and_dense_maxima_have_no_stride_to_blur_for():
     torch.testing.assert_close(new(PICTURE), F.adaptive_max_pool2d(y, 3), **EXACT)
     with pytest.raises(NothingToSwap, match="has no stride to blur for"):
         blur_pooled(old, only=":max_pool2d", inputs=PICTURE)
+    assert blur_pooled(old, only=":max_pool2d#1", inputs=PICTURE)[1].left == {":adaptive_max_pool2d": "not selected"}
 
 
 # ---- the copy and the original ---------------------------------------------------------------------------------------
@@ -789,8 +820,9 @@ def test_a_function_in_a_checkpointed_closure_raises_rather_than_recomputing_the
 
 def test_reentrant_checkpointing_is_refused():
     made = net(lambda x: checkpoint(nn.MaxPool2d(2), x, use_reentrant=True))
-    with pytest.raises(ValueError, match=r"give use_reentrant=False or turn it off[.]$"):
-        average_pooled(made, inputs=PICTURE)
+    for inputs in (PICTURE, None):
+        with pytest.raises(ValueError, match=r"give use_reentrant=False or turn it off[.]$"):
+            average_pooled(made, inputs=inputs)
 
 
 class Caching(nn.Module):
@@ -800,8 +832,10 @@ class Caching(nn.Module):
         super().__init__()
         self.bias, self.bias_cache, self.last = nn.Parameter(torch.ones(3, dtype=torch.float64)), {}, [None]
         self.pool, self.passes = nn.MaxPool2d(2), 0
+        self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x):
+        self.count += 1
         if "bias" not in self.bias_cache:
             self.bias_cache["bias"] = self.bias[[0, 1, 2]] * 2
         self.last[0], self.passes = self.pool(x) + self.bias_cache["bias"][:, None, None], self.passes + 1
@@ -814,11 +848,24 @@ def test_what_the_forward_pass_leaves_in_a_network():
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(old)
     new, _ = average_pooled(old, inputs=PICTURE)
+    assert new.count == old.count == 1
     assert new.bias_cache == {} and new.passes == old.passes == 1  # the passes of the surgery left nothing
     assert not new.last[0].requires_grad and torch.equal(new.last[0], old.last[0]) and old.last[0].requires_grad
     new.bias.data.fill_(5)
     torch.testing.assert_close(new(PICTURE), F.avg_pool2d(PICTURE, 2) + 10, **EXACT)
     copy.deepcopy(average_pooled(Caching().eval(), inputs=PICTURE)[0])
+
+
+def test_the_path_in_eval_mode_counts_whatever_the_mode_of_the_network():
+    class Auxiliary(nn.Module):
+        def forward(self, x):
+            x = F.max_pool2d(x, 3, 2) if self.training else x * 1.0
+            return F.max_pool2d(x, 2)
+
+    old = nn.Sequential(Auxiliary(), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)).double()
+    new, record = average_pooled(old.train(), inputs=PICTURE.float())  # one picture: BatchNorm would raise
+    assert [change.name for change in record.changes] == ["0"] and new[0].training and new[2].training
+    torch.testing.assert_close(new.eval()[0](PICTURE), F.avg_pool2d(PICTURE, 2), **EXACT)
 
 
 def test_the_global_generator_and_gradient_modes():
@@ -1118,6 +1165,9 @@ def test_further_sentences_of_errors():
         locked = copy.deepcopy(PLAIN)
         locked.lock = threading.Lock()
         average_pooled(locked)
+    many = nn.Sequential(*(nn.MaxPool2d(1, 1, 0) for _ in range(6)), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(2))
+    with pytest.raises(NothingToSwap, match="7: an adaptive maximum"):  # told before what was not selected
+        blur_pooled(many, only="7", inputs=torch.rand(1, 3, 9, 9))
     with pytest.raises(NothingToSwap, match="':slice' cannot be swapped: a slice with a step"):
         average_pooled(net(chain(lambda x: x[..., ::2])), only=":slice", inputs=PICTURE)
 
@@ -1148,6 +1198,12 @@ def test_networks_whose_forward_is_their_own():
     assert average_pooled(patched, inputs=x)[1].left == {"1": "its module's forward is its own, not its class's"}
 
 
+def test_an_output_that_is_finite_no_more_is_noted():
+    old = net(lambda x: torch.sqrt(F.max_pool2d(x, 2) - F.avg_pool2d(x, 2) - 1e-9))
+    _, record = average_pooled(old, inputs=PICTURE)
+    assert record.notes == ("The output holds NaN or infinite values after the surgery.",)
+
+
 def test_a_path_that_varies_is_noted():
     class Twice(nn.Module):
         passes = 0
@@ -1157,4 +1213,100 @@ def test_a_path_that_varies_is_noted():
             return F.max_pool2d(x * 1.0, 2) if type(self).passes % 2 else F.max_pool2d(F.max_pool2d(x * 1.0, 1), 2)
 
     _, record = average_pooled(Twice(), inputs=PICTURE)
-    assert record.notes == ("1 downsampling operators are still called after the surgery: the network's path varies.",)
+    assert record.notes == ("2 downsampling operators are still called after the surgery: the network's path varies.",)
+
+
+def test_an_operator_on_another_path_is_left_and_warned_of():
+    """Numbers alone would swap the first pooling of whichever path is taken."""
+
+    class Paths(nn.Module):
+        def forward(self, x):
+            x = F.max_pool2d(x, 4) if x.shape[-1] > 30 else x
+            return F.max_pool2d(F.max_pool2d(x * 1.0, 2), 3)
+
+    large, small = noise(1, 3, 48, 48, seed=1), noise(1, 3, 24, 24, seed=2)
+    pooled, _ = average_pooled(Paths(), only=":max_pool2d", inputs=large)
+    torch.testing.assert_close(pooled(large), F.max_pool2d(F.max_pool2d(F.avg_pool2d(large, 4), 2), 3))
+    with pytest.warns(UnknownCall, match="which surgery did not find: left as it is"):
+        assert torch.equal(pooled(small), Paths()(small))
+
+
+class Sized(nn.Module):
+    """The whole map as a kernel; TF's same padding, which some sizes need none of; a size computed from the map's."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = MaxPool2dSame(2, 2)
+
+    def forward(self, x):
+        rows = F.adaptive_max_pool2d(x, (x.shape[2] // 2, 3)).mean((2, 3))
+        return F.max_pool2d(x, x.shape[2:]).flatten(1) + rows + self.same(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("first", [(17, 22), (18, 24)])
+def test_operators_whose_settings_follow_the_size_are_the_same_at_every_size(first):
+    new, record = average_pooled(Sized(), inputs=noise(1, 3, *first))
+    assert len(record.changes) == 3
+    for sides in ((17, 22), (18, 24), (9, 9)):
+        x = noise(2, 3, *sides)
+        rows = F.adaptive_avg_pool2d(x, (sides[0] // 2, 3)).mean((2, 3))
+        blocks = F.avg_pool2d(x, 2, ceil_mode=True).mean((2, 3))  # same padding of an odd side: one pixel at its end
+        torch.testing.assert_close(new(x), x.mean((2, 3)) + rows + blocks, **EXACT)
+
+
+def test_pooling_found_on_a_map_no_larger_than_its_kernel_is_known_on_larger_ones():
+    new, _ = average_pooled(nn.Sequential(nn.MaxPool2d(2)), inputs=noise(1, 3, 2, 2))
+    torch.testing.assert_close(new(PICTURE), F.avg_pool2d(PICTURE, 2), **EXACT)
+
+
+def test_one_module_on_two_paths_has_two_operators():
+    class Either(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(3, 3, 1, 1))
+
+        def forward(self, x, pool):
+            return F.max_pool2d(x, 2) if pool else F.conv2d(x, self.weight, stride=2)
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.way = Either()
+
+        def forward(self, x):
+            return self.way(self.way(x, True), False)
+
+    old, x = Both(), torch.rand(1, 3, 16, 16)
+    pooled, record = average_pooled(old, kinds=("max",), inputs=x)
+    assert [change.type for change in record.changes] == ["max pooling"]
+    assert list(record.left.values()) == ["not selected"]
+    torch.testing.assert_close(pooled(x), F.conv2d(F.avg_pool2d(x, 2), old.way.weight, stride=2))
+
+
+def test_a_module_called_twice_is_one_change_with_both_calls():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            return self.pool(self.pool(x) * 2)
+
+    _, record = average_pooled(Twice(), only="pool#1", inputs=PICTURE)
+    (change,) = record.changes
+    assert (change.name, change.calls) == ("pool", ("pool", "pool#1"))
+    assert Record.from_dict(json.loads(json.dumps(record.as_dict()))) == record
+
+
+def test_a_function_that_holds_the_networks_own_modules_is_refused():
+    """A copy of the network would still run the first one's modules in it."""
+    old = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(2))
+    forward = old.forward
+    for function in (lambda x: old[0](x), lambda x: forward(x * 2), lambda x, weight=old[0].weight: x * weight.sum()):
+        old.forward = function
+        with pytest.raises(
+            TypeError, match="the function 'forward' on it holds modules or weights of this very network"
+        ):
+            average_pooled(old, inputs=PICTURE)
+    old.forward = lambda x: F.max_pool2d(x, 2)  # holds nothing
+    assert average_pooled(nn.Sequential(old, nn.MaxPool2d(2)), inputs=PICTURE)[1].changes

@@ -27,6 +27,7 @@ def same(one, other, images):
 EXPECTED = {
     "avgpool": lambda net, x: average_pooled(net, inputs=x),
     "avgpool-wide": lambda net, x: average_pooled(net, kernel="multiple_of_stride", inputs=x),
+    "avgpool-patch": lambda net, x: average_pooled(net, kinds=("max", "stride", "patch"), inputs=x),
     "avgpool-max": lambda net, x: average_pooled(net, kinds=("max",), inputs=x),
     "avgpool-stride": lambda net, x: average_pooled(net, kinds=("stride",), inputs=x),
     "blurpool": lambda net, x: blur_pooled(net, order="blur", inputs=x),
@@ -44,8 +45,17 @@ def test_a_name_is_its_surgery(case, name):
     same(found, expected, images)
     assert [r.surgery for r in records(found)] == [record.surgery]
     assert not torch.equal(found(images), net(images))
-    others = [variant(net, other, images, seed=3)(images) for other in EXPECTED if other != name]
+    alike = {name, *(("avgpool", "avgpool-patch") if name.startswith("avgpool") else ())}  # it has no patches
+    others = [variant(net, other, images, seed=3)(images) for other in EXPECTED if other not in alike]
     assert not any(torch.equal(found(images), other) for other in others)  # each name is a network of its own
+
+
+def test_patch_embeddings_are_swapped_on_request():
+    net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 4, 3, 2), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 32, 32)
+    names = [change.name for change in records(variant(net, "avgpool-patch", images))[0].changes]
+    assert names == ["0", "1"]
+    assert [change.name for change in records(variant(net, "avgpool", images))[0].changes] == ["1"]
 
 
 def test_all_names_are_tried():

@@ -196,6 +196,24 @@ def downsampling(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return None if read is None else read(*args, **kwargs)
 
 
+def identities(call: Downsampling) -> tuple[str, ...]:
+    """Returns what stays the same of a call at every size of the picture, by which it is known again: one or the other.
+
+    Padding, a kernel as large as the map and the size that adaptive pooling aims at may be computed from the map.
+
+    Example:
+        >>> identities(MaxPool(torch.zeros(1, 1, 2, 2), (2, 2), (2, 2), (0, 0), (1, 1), False))
+        ('MaxPool 2 x 2, stride 2', 'MaxPool of the whole map')
+    """
+    if isinstance(call, AdaptiveMax):
+        return (f"AdaptiveMax {call.dim}",)
+    kernel = call.kernel if isinstance(call, MaxPool) else (call.weight.shape[-2], call.weight.shape[-1])
+    name = type(call).__name__
+    whole = isinstance(call, MaxPool) and kernel == tuple(call.x.shape[-2:])
+    settings = _settings(kernel, call.stride, (0, 0), _pair(call.dilation))
+    return (f"{name} {settings}", *[f"{name} of the whole map"] * whole)
+
+
 class Reading:
     """Reads the calls of functions in one call of a module: `number` is that of the last downsampling, from 0.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -50,7 +51,32 @@ def _accepted(model: nn.Module) -> nn.Module:
     lazy = next((name for name, p in model.named_parameters() if is_lazy(p)), None)
     if lazy is not None:
         raise ValueError(f"Expected weights with a shape, got the lazy {lazy!r}: run one batch through the network.")
+    _refuse_bound_functions(model)
     return model
+
+
+def _refuse_bound_functions(model: nn.Module) -> None:
+    """Refuses functions on modules that hold modules or weights of the network: a copy would still run the first's."""
+    own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, FunctionType):
+                cells = [_content(cell) for cell in value.__closure__ or ()]
+                held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+                inner = [part for cell in held for part in (getattr(cell, "__self__", cell), cell)]
+                if any(id(part) in own for part in inner):
+                    where = f"{path}.{name}" if path else name
+                    raise TypeError(
+                        f"Cannot copy the network, which surgery needs: the function {where!r} on it holds modules or "
+                        "weights of this very network; make it a method of a class."
+                    )
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
 
 
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

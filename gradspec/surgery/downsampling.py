@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from torch import Tensor, fx, nn
 
-from gradspec.surgery.calls import AdaptiveMax, MaxPool
+from gradspec.surgery.calls import AdaptiveMax, MaxPool, identities
 from gradspec.surgery.copies import copied as copied
 from gradspec.surgery.copies import with_trial
 from gradspec.surgery.pooling import Average, Blur, Kernel, Order
 from gradspec.surgery.record import Change, NothingToSwap, Record, finish
 from gradspec.surgery.sites import PATCH, Site, Survey, example_pictures, survey
-from gradspec.surgery.swaps import Swap, swap
+from gradspec.surgery.swaps import Swap, UnknownCall, swap
 
 Kind = Literal["max", "stride", "patch"]
 Names = str | Sequence[str] | None
@@ -34,8 +35,8 @@ def average_pooled(
     windows; a strided convolution the same convolution at stride 1, then the mean over stride x stride. Functional
     operators, TF's same padding and weight-standardised convolutions are swapped as well. Left, and listed in the
     record: patch embeddings (kernel = stride ≥ 4 at the input) unless asked for, max-pooling that returns indices,
-    transposed convolutions, patch merging, slices with a step, interpolation. Modules that the forward pass in eval
-    mode does not call (auxiliary heads) stay as they are.
+    transposed convolutions, patch merging, slices with a step, interpolation and more (docs/surgery.md). Modules that
+    the forward pass in eval mode does not call (auxiliary heads) stay as they are.
 
     The weights stay, so the network computes something else: compare its accuracy before its gradients.
 
@@ -44,7 +45,8 @@ def average_pooled(
         kernel: Side of the means in place of max-pooling: "same" as its own, a number, or "multiple_of_stride", whose
             gradient has no checkerboard (a mean over 3 x 3 at stride 2 alternates between one and two windows); never
             less than the stride.
-        only: Calls to swap: names as in an audit, or patterns. The exact name of a patch embedding asks for it.
+        only: Calls to swap: names as in an audit, or patterns. A name means that call alone (":max_pool2d" leaves
+            ":max_pool2d#1"); the exact name of a patch embedding asks for it.
         except_: Calls to leave, likewise.
         kinds: "max", "stride", "patch" (patch embeddings).
         inputs: Pictures (N, C, H, W) to find the operators with. None: noise of the size that the model states, or 224
@@ -117,25 +119,39 @@ def _operated(
         raise ValueError(f"{str(error).rstrip('.')}.{hint}") from error
     choice.require_matches(before)
     known = {name for site in before.sites for name in site.names}
-    reasons = {site: _unswappable(site, replacement, twins) or choice.reason(site, known) for site in before.sites}
+    reasons = {site: choice.reason(site, known) or _unswappable(site, replacement, twins) for site in before.sites}
     chosen = [site for site, reason in reasons.items() if not reason]
     if not chosen:
         raise NothingToSwap(_nothing(model, before, reasons))
-    changes = tuple(Change(s.names[0], s.type, str(s.call), replacement.words(s.call)) for s in chosen)
-    _swap(chosen, replacement, {site.module: site.module for site in chosen})
-    notes = _checked(survey(trial, pictures), before, reasons, replacement)
-    _swap(chosen, replacement, twins)
+    changes = tuple(_change(site, replacement) for site in chosen)
+    _swap(before, chosen, replacement, {site.module: site.module for site in chosen})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownCall)  # the notes say it
+        after = survey(trial, pictures)
+    notes = _checked(after, before, reasons, replacement)
+    _swap(before, chosen, replacement, twins)
     settings |= choice.settings() | {"input_shape": list(pictures.shape[1:])}
-    return finish(new, Record(surgery, settings, changes, _left(before, reasons), notes))
+    return finish(new, Record(surgery, settings, changes, _left(before, reasons, replacement), notes))
 
 
-def _left(before: Survey, reasons: dict[Site, str]) -> dict[str, str]:
-    kept = {site: reason for site, reason in reasons.items() if reason and reason != _DENSE}
+def _change(site: Site, replacement: Average | Blur) -> Change:
+    calls = tuple(site.names) if len(site.names) > 1 else ()
+    return Change(site.names[0], site.type, str(site.call), replacement.words(site.call), calls)
+
+
+def _left(before: Survey, reasons: dict[Site, str], replacement: Average | Blur) -> dict[str, str]:
+    kept = {site: reason for site, reason in reasons.items() if reason}
+    if isinstance(replacement, Blur):  # to which a maximum that shrinks no map is nothing
+        kept = {site: reason for site, reason in kept.items() if not _is_dense(site)}
     return before.others | {name: reason for site, reason in kept.items() for name in site.names}
 
 
+def _is_dense(site: Site) -> bool:
+    return not isinstance(site.call, AdaptiveMax) and max(site.call.stride) == 1
+
+
 def _checked(after: Survey, before: Survey, reasons: dict[Site, str], replacement: Average | Blur) -> tuple[str, ...]:
-    """What the operated network's own graph says against the surgery: nothing, or notes."""
+    """What the operated network's own graph says against the surgery or the record: nothing, or notes."""
     assert after.shapes == before.shapes, f"the surgery changed the output's shape to {after.shapes}"
     notes = []
     if before.finite and not after.finite:
@@ -144,20 +160,24 @@ def _checked(after: Survey, before: Survey, reasons: dict[Site, str], replacemen
     more = sum(len(site.names) for site in after.sites) - kept
     if more > 0 and not isinstance(replacement, Blur):  # blurs have strides themselves
         notes.append(f"{more} downsampling operators are still called after the surgery: the network's path varies.")
+    if before.untold:
+        where = f"{before.untold[0]!r}" + f" and {len(before.untold) - 1} more" * (len(before.untold) > 1)
+        notes.append(f"The map's layout cannot be told behind {where}: a linear layer that shrinks it is not listed.")
     return tuple(notes)
 
 
-def _swap(sites: Sequence[Site], replacement: Average | Blur, modules: dict[nn.Module, nn.Module]) -> None:
-    """Swaps the operators, in the modules that `modules` says."""
+def _swap(
+    found: Survey, chosen: Sequence[Site], replacement: Average | Blur, modules: dict[nn.Module, nn.Module]
+) -> None:
+    """Swaps the chosen ones of the operators that were found, in the modules that `modules` says."""
     by_module: dict[nn.Module, list[Site]] = {}
-    for site in sites:
-        by_module.setdefault(modules[site.module], []).append(site)
+    for site in chosen:
+        by_module.setdefault(site.module, []).append(site)
     for module, own in by_module.items():
         words = "; ".join(dict.fromkeys(replacement.words(site.call) for site in own))
-        swap(module, Swap(frozenset(site.number for site in own), replacement, words))
-
-
-_DENSE = "has no stride to blur for"
+        known = frozenset((number, what) for owner, number, what in found.known if owner is module)
+        calls = frozenset((site.number, name) for site in own for name in identities(site.call))
+        swap(modules[module], Swap(calls, replacement, words, known))
 
 
 def _unswappable(site: Site, replacement: Average | Blur, twins: dict[nn.Module, nn.Module]) -> str:
@@ -172,7 +192,7 @@ def _unswappable(site: Site, replacement: Average | Blur, twins: dict[nn.Module,
         return ""
     if isinstance(site.call, AdaptiveMax):
         return "an adaptive maximum has no stride to blur for"
-    return _DENSE if max(site.call.stride) == 1 else ""
+    return "has no stride to blur for" if _is_dense(site) else ""
 
 
 # ---- which operators ---------------------------------------------------------------------------

@@ -23,12 +23,14 @@ class Change:
         type: The operator's type ("max pooling", "strided convolution", ...), or "weights", "statistics".
         before: What was there, in a few words.
         after: What is there now.
+        calls: Names of all its calls, where the network calls it more than once.
     """
 
     name: str
     type: str
     before: str
     after: str
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,15 @@ class Record:
             >>> Record.from_dict(record.as_dict()) == record
             True
         """
-        return asdict(self) | {"changes": [asdict(change) for change in self.changes], "notes": list(self.notes)}
+        return asdict(self) | {
+            "changes": [asdict(change) | {"calls": list(change.calls)} for change in self.changes],
+            "notes": list(self.notes),
+        }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Record:
         """Returns the record that `as_dict` wrote."""
-        changes = tuple(Change(**change) for change in record["changes"])
+        changes = tuple(Change(**{**change, "calls": tuple(change.get("calls", ()))}) for change in record["changes"])
         return cls(record["surgery"], record["settings"], changes, record["left"], tuple(record["notes"]))
 
 

@@ -18,7 +18,7 @@ from gradspec.graph import Graph, Operator
 from gradspec.images import described
 from gradspec.layout import Layout, base_name, shape_of
 from gradspec.passes import eval_mode, to_weights
-from gradspec.surgery.calls import AdaptiveMax, Downsampling, StridedConvolution
+from gradspec.surgery.calls import AdaptiveMax, Downsampling, StridedConvolution, identities
 from gradspec.surgery.swaps import Finder, Found
 from gradspec.taps import graph_of, tensors_of
 
@@ -64,10 +64,16 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one forward pass showed: `sites` that can be swapped, `others` by name with the reason; and its output."""
+    """What one forward pass showed: `sites` that can be swapped, `others` by name with the reason; and its output.
+
+    `known`: all downsampling calls, sites or not, as (module, number, what); `untold`: names of operators of which it
+    cannot be told where in the picture their output's positions are.
+    """
 
     sites: list[Site]
+    known: frozenset[tuple[nn.Module, int, str]]
     others: dict[str, str]
+    untold: list[str]
     shapes: list[tuple[int, ...]]
     finite: bool
 
@@ -86,17 +92,21 @@ def survey(model: nn.Module, pictures: Tensor) -> Survey:
             graph, output = graph_of(model, pictures)
         sites = _sites(graph, finder.found)  # in eval mode: a checkpointed block is run again
         others = _others(graph, sites)
+        untold = [op.name for op in graph.operators() if all(graph.layouts.get(edge) is None for edge in op.outputs)]
     tensors = [t for t in tensors_of(output) if t.is_floating_point()]
-    return Survey(sites, others, [tuple(t.shape) for t in tensors], all(bool(t.isfinite().all()) for t in tensors))
+    finite = all(bool(t.isfinite().all()) for t in tensors)
+    known = frozenset((f.module, f.number, name) for f in finder.found for name in identities(f.call))
+    return Survey(sites, known, others, untold, [tuple(t.shape) for t in tensors], finite)
 
 
 def _sites(graph: Graph, found: Sequence[Found]) -> list[Site]:
     by_node = {f.node: f for f in found if f.node is not None}
-    sites: dict[tuple[nn.Module, int], Site] = {}
+    sites: dict[tuple[nn.Module, int, str], Site] = {}
     for op in graph.operators():
         for f in (by_node[node] for node in op.nodes if node in by_node):
             if not isinstance(f.call, AdaptiveMax) or not f.call.dim or _is_spatial(graph, f):
-                site = sites.setdefault((f.module, f.number), Site(f.module, f.number, _type(op, f.call), f.call))
+                new = Site(f.module, f.number, _type(op, f.call), f.call)
+                site = sites.setdefault((f.module, f.number, identities(f.call)[0]), new)
                 site.names.append(op.name)
     return list(sites.values())
 

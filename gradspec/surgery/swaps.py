@@ -6,6 +6,7 @@ and `isinstance` stay as they were (torch's parametrizations work the same way).
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -15,9 +16,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gradspec.layout import MOVES, base_name
-from gradspec.surgery.calls import Downsampling, Reading, calling_frame, is_read, module_of
+from gradspec.surgery.calls import Downsampling, Reading, calling_frame, identities, is_read, module_of
 
 _KEY = "_gradspec_swaps"
+
+
+class UnknownCall(UserWarning):
+    """An operated module took another path than when its operators were found."""
 
 
 class Replacement(Protocol):
@@ -28,11 +33,22 @@ class Replacement(Protocol):
 
 @dataclass(frozen=True)
 class Swap:
-    """Which of a module's downsampling calls are replaced (the first of a forward pass is 0), by what, and in words."""
+    """Which of a module's downsampling calls are replaced, by what, and in words.
 
-    calls: frozenset[int]
+    A call is known by its number in a forward pass of the module, from 0, and by its `identities`: on
+    another path through the module another operator may be the first.
+
+    Attributes:
+        calls: Those that are replaced.
+        replacement: What takes their place.
+        words: What that is.
+        known: All that were found; a call that is none of them is warned of and left.
+    """
+
+    calls: frozenset[tuple[int, str]]
     replacement: Replacement
     words: str
+    known: frozenset[tuple[int, str]]
 
 
 def swap(module: nn.Module, new: Swap) -> None:
@@ -41,7 +57,8 @@ def swap(module: nn.Module, new: Swap) -> None:
     Example:
         >>> import torch
         >>> pool = nn.MaxPool2d(2)
-        >>> swap(pool, Swap(frozenset([0]), lambda call: -call.x[..., ::2, ::2], "minus"))
+        >>> calls = frozenset([(0, "MaxPool 2 x 2, stride 2")])
+        >>> swap(pool, Swap(calls, lambda call: -call.x[..., ::2, ::2], "minus", calls))
         >>> type(pool).__name__, pool(torch.arange(16.0).view(1, 4, 4)).flatten().tolist()
         ('SwappedMaxPool2d', [-0.0, -2.0, -8.0, -10.0])
     """
@@ -89,8 +106,16 @@ class _Mode(TorchFunctionMode):
         if not is_read(func) or calling_frame() is not self.frame:
             return func(*args, **kwargs)
         call = self.reading.read(func, args, kwargs)
-        if call is not None and self.reading.number in self.new.calls:
+        names = {(self.reading.number, name) for name in identities(call)} if call is not None else set()
+        if call is not None and names & self.new.calls:
             return self.new.replacement(call)
+        if call is not None and not names & self.new.known:
+            warnings.warn(
+                f"{type(module_of(self.frame)).__name__} calls {call}, which surgery did not find: left as it is; "
+                "operate the network with `inputs` that take the same path (size, eval mode).",
+                UnknownCall,
+                stacklevel=2,
+            )
         output = func(*args, **kwargs)
         self.reading.note(func, args, kwargs, output)
         return output
