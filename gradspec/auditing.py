@@ -26,6 +26,7 @@ from gradspec.passes import device_of, eval_mode, output_of, to_weights, unwrapp
 from gradspec.reduction import Reduced, Sums, joined, reduce_sums, sum_spectra
 from gradspec.results import Audit, Example, Key
 from gradspec.spectra import Signature, power_share, rounding_floor
+from gradspec.surgery import records
 from gradspec.taps import Layers, ModeError, SelectionError, Taps, logits_of, tapped
 from gradspec.targets import label_logit, label_probability
 
@@ -424,6 +425,7 @@ def _spec(
     return {
         "model": str(spec.get("spec", type(model).__name__)) if isinstance(spec, dict) else type(model).__name__,
         "model_spec": spec if isinstance(spec, dict) else {},
+        "surgery": [record.as_dict() for record in records(model)],
         "parameters": sum(p.numel() for p in model.parameters()),
         "input_shape": list(recorder.input_shape or ()),
         "target": getattr(target, "__name__", None) or repr(target),

@@ -117,7 +117,8 @@ def causal_effects(
         rows = [network | _row("none", untouched), network | _row("all", everything, untouched)]
         for change in operators:
             name = change.name
-            about = {"call": name, "type": change.type, "new_power": new_power.get(name, math.nan)}
+            powers = [new_power[call] for call in change.calls or (name,) if call in new_power]
+            about = {"call": name, "type": change.type, "new_power": sum(powers) if powers else math.nan}
             rows.append(about | _row("one", measured({name}, only=[name]), untouched))
             rows.append(about | _row("all but one", others(name), everything))
     return pd.DataFrame(rows, columns=list(COLUMNS)), record

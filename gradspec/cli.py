@@ -65,7 +65,8 @@ class AuditCommand:
     device: str | None = None
     """cpu, cuda, cuda:1, ... Without it: the CPU."""
     batch_size: int | None = None
-    """Pictures per batch; changes time and memory, not the result."""
+    """Pictures per batch; changes time and memory, not the result (the recalibrated variant's a little: it normalises
+    each batch by itself)."""
     seed: int = 0
     """Seed of untrained weights, of generated pictures and of the choice that --limit makes."""
     limit: int | None = None
@@ -78,7 +79,7 @@ class AuditCommand:
     """Side of the pictures in pixels. Without it: the network's own."""
     variants: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]")] = None
     """Compare variants of the network on the same pictures, the first one the reference: trained, untrained, avgpool,
-    avgpool-wide, avgpool-max, avgpool-stride, blurpool, maxblurpool, blurmax, recalibrated; joined as in
+    avgpool-wide, avgpool-patch, avgpool-max, avgpool-stride, blurpool, maxblurpool, blurmax, recalibrated; joined as in
     avgpool+recalibrated; or another network, as in timm:resnetaa50. One that does not apply is a row that says so."""
     causal: bool = False
     """Also swap every downsampling operator of the network alone, and all but it, for average pooling."""
@@ -228,12 +229,15 @@ def _check(command: AuditCommand) -> None:
         if getattr(command, name) == ():
             raise ValueError(f"--{name} needs at least one NAME.")
     if command.variants:
-        from gradspec.variants import check_variant
+        from gradspec.variants import UNTOUCHED, check_variant
 
         for name in command.variants:
             check_variant(name)
+        if command.weights == "none" and UNTOUCHED in command.variants:
+            raise ValueError(f"--weights none loads no trained network: name the variant untrained, not {UNTOUCHED}.")
     if len(set(command.variants or ())) < len(command.variants or ()):
-        raise ValueError("--variants names one of them twice.")
+        twice = next(name for name in command.variants or () if (command.variants or ()).count(name) > 1)
+        raise ValueError(f"--variants names {twice} twice.")
     if command.device:
         _check_device(command.device)
 
@@ -313,18 +317,25 @@ def _audited(command: AuditCommand, model: nn.Module, data: Any) -> Audit:
 def _compared(command: AuditCommand, model: nn.Module, data: Any) -> Comparison:
     """The variants, those that do not apply with the reason, and the causal arm where it is asked for."""
     from gradspec.causality import reason_of
+    from gradspec.models import UnknownModelError
     from gradspec.surgery import NothingToSwap
     from gradspec.variants import UNTOUCHED, variant
 
-    names, models, missing = command.variants or (UNTOUCHED,), {}, {}
+    untouched = "untrained" if command.weights == "none" else UNTOUCHED
+    names, models, missing = command.variants or (untouched,), {}, {}
     for name in names:
         try:
             models[name] = variant(model, name, data, command.seed)
+        except UnknownModelError:  # a wrong name, found before any work
+            raise
         except Exception as error:  # the others go on
             missing[name] = reason_of(error)
             _note(f"variant {name} does not apply: {missing[name]}")
     if not models:
         raise ValueError(f"None of the variants applies to {command.model}.")
+    reference = next(iter(models))
+    if reference != names[0]:
+        _note(f"the reference is {reference}, since {names[0]} does not apply")
     found = gs.compare(models, data, **_settings(command))
     spec = found.spec | {"variants": list(names)}
     found = replace(found, missing=missing | found.missing, spec=spec)
@@ -333,6 +344,7 @@ def _compared(command: AuditCommand, model: nn.Module, data: Any) -> Comparison:
             found.causal(batch_size=command.batch_size)
         except NothingToSwap as error:
             _note(f"no causal arm: {error}")
+            found = replace(found, spec=found.spec | {"no_causal_arm": str(error)})
     return found
 
 
@@ -343,6 +355,7 @@ def _write(command: AuditCommand, result: Audit | Comparison, out: Path) -> None
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(command).items()}
     result = replace(result, spec={**result.spec, "command": settings})
     result.save(out)
+    figures, page = draw(result, out / "figures"), gs.report(out)  # before any print: a reader may close the pipe
     print(summary(result))
-    print("\nfigures (an SVG beside each):", *draw(result, out / "figures"), sep="\n  ")
-    print(f"\naudit saved to {out}, its page: {gs.report(out)}")
+    print("\nfigures (an SVG beside each):", *figures, sep="\n  ")
+    print(f"\naudit saved to {out}, its page: {page}")

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from gradspec.auditing import Target, audit
 from gradspec.causality import OtherPictures, agreement, causal_effects, reason_of
-from gradspec.data import Data, in_batches
+from gradspec.data import Data, in_batches, number_of_pictures, picture_id
 from gradspec.passes import unwrapped
 from gradspec.results import Audit, escaped, read_file
 from gradspec.spectra import Signature
 from gradspec.surgery import Record, records
-from gradspec.taps import Layers
+from gradspec.taps import Layers, SelectionError
 from gradspec.targets import label_logit
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def compare(
         models: Name -> model, or the (model, record) that a surgery returns.
         data: As for `gradspec.audit`. It is gone through once per variant, so it has to give the same pictures in the
             same order each time.
-        layers: Which calls, as for `gradspec.tapped`; a variant in which one of them matches nothing is left out.
+        layers: Which calls, as for `gradspec.tapped`; a variant in which one of them matches nothing is
+            audited at its input alone, with a warning.
         target: What is differentiated, (logits, labels) -> (N,).
         batch_size: Pictures per pass, as for `gradspec.audit`.
         device: Where to work; None: where each model is.
@@ -83,15 +84,20 @@ def compare(
         _check_repeatable(data)
     began = time.perf_counter()
     (reference, model), *others = variants.items()
-    source = _Source(model, data, target, batch_size, device, channels, seed)
-    first = source.audit(model, data, layers, progress)
+    seen = Seen(data, batch_size)
+    source = _Source(model, data, seen, target, batch_size, device, channels, seed)
+    first = source.audit(model, seen, layers, progress)
     audits, missing = {reference: first}, {}
-    pictures = SamePictures(data, first, batch_size)
+    pictures = SamePictures(data, first, batch_size, seen)
     for name, model in others:
         try:
             found = source.audit(model, pictures, layers, progress)
         except OtherPictures:
             raise
+        except SelectionError as error:
+            warnings.warn(f"Variant {name!r} is audited at its input alone: {error}", stacklevel=2)
+            found = source.audit(model, pictures, "input", progress)
+            audits[name] = replace(found, spec=found.spec | {"labelled": first.spec["labelled"]})
         except Exception as error:
             missing[name] = reason_of(error)
             warnings.warn(f"Variant {name!r} is left out: {missing[name]}", stacklevel=2)
@@ -148,7 +154,8 @@ class Comparison:
     def drift(self) -> pd.DataFrame:
         """What the variants compute, against the first: one row each, the missing ones with the reason in `note`.
 
-        `n` pictures; `accuracy` with its standard error `se` (NaN where labels are predictions); `agreement`: share of
+        `n` pictures; `accuracy` with its standard error `se` (both NaN where labels are predictions, the error also
+        where all or none are right); `agreement`: share of
         pictures with the first variant's top-1 class; `label_probability`: mean softmax probability of the label, and
         `probability_change` against the first; slope and high share of the gradient at the network's input.
         """
@@ -171,8 +178,9 @@ class Comparison:
         `surgery.average_pooled` can swap "one" (this one alone) and "all but one" (every other). `slope_nyquist` and
         `high_share` at the network's input with standard errors; `change` of the slope and `share_change` against the
         arm "none", for "all but one" against "all", with standard errors paired over pictures; `new_power`: the
-        operator's among the culprits; `note`: why a number is NaN. An operator that makes high frequencies has a
-        negative change in "one" and a positive one in "all but one". The table is made once and kept.
+        operator's among the culprits, the sum of its calls'; `note`: why a number is NaN. An operator that makes high
+        frequencies has a negative change in "one" and a positive one in "all but one". The table is
+        made once and kept.
 
         Args:
             only: Names or patterns of the operators to take one by one; None: all.
@@ -192,7 +200,7 @@ class Comparison:
         _check_repeatable(self._source.data)
         began = time.perf_counter()
         source = self._source if batch_size is None else replace(self._source, batch_size=batch_size)
-        pictures = SamePictures(source.data, self._first, source.batch_size)
+        pictures = SamePictures(source.data, self._first, source.batch_size, source.seen)
         new_power = self._first.culprits("call")
         effects, record = causal_effects(
             source.model,
@@ -274,6 +282,32 @@ class Comparison:
 # ---- the pictures, again and again -----------------------------------------------------------
 
 
+@dataclass(eq=False)
+class Seen:
+    """Pictures in batches, as they come, that are remembered by their content."""
+
+    data: Data
+    batch_size: int | None = None
+    contents: list[str] = field(default_factory=list)
+
+    @property
+    def ids(self) -> range | None:
+        """As many numbers as there are pictures, where the data says how many."""
+        count = number_of_pictures(self.data)
+        return None if count is None else range(count)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Pictures that the data leaves out."""
+        return getattr(self.data, "skipped", {})
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None, list[str]]]:
+        self.contents.clear()
+        for batch in in_batches(self.data, self.batch_size):
+            self.contents += map(picture_id, batch.images)
+            yield batch.images, batch.labels, batch.ids
+
+
 @dataclass(frozen=True)
 class SamePictures:
     """The pictures of a finished audit once more, in batches, each with the label that it had there.
@@ -285,6 +319,7 @@ class SamePictures:
     data: Data
     audit: Audit
     batch_size: int | None = None
+    seen: Seen | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -302,6 +337,8 @@ class SamePictures:
             here = slice(done, done + len(batch.ids))
             if not all(map(_same, self.ids[here], batch.ids)) or here.stop > len(self.ids):
                 raise OtherPictures(_OTHER)
+            if self.seen is not None and self.seen.contents[here] != list(map(picture_id, batch.images)):
+                raise OtherPictures(_OTHER)  # of the same names: a loader that crops at random
             yield batch.images, labels[here], batch.ids
             done = here.stop
         if done < len(self.ids):
@@ -325,6 +362,7 @@ class _Source:
 
     model: nn.Module
     data: Data
+    seen: Seen
     target: Target
     batch_size: int | None
     device: str | torch.device | None
@@ -384,11 +422,12 @@ def _drift(name: str, found: Audit, first: Audit) -> dict[str, Any]:
 
     predicted, labels = np.array(found.spec["predicted"]), np.array(found.spec["labels"])
     right = pd.Series(predicted == labels if found.spec["labelled"] else np.full(len(labels), np.nan), dtype=float)
+    agreement = float(np.mean(predicted == np.array(first.spec["predicted"])))
     probability = float(np.mean(found.spec["label_probability"]))
     signature = _at_input(found)
     values = (
-        name, len(labels), right.mean(), right.sem(), float(np.mean(predicted == np.array(first.spec["predicted"]))),
-        probability, probability - float(np.mean(first.spec["label_probability"])), signature.slope_nyquist,
+        name, len(labels), right.mean(), right.sem() or np.nan, agreement, probability,
+        probability - float(np.mean(first.spec["label_probability"])), signature.slope_nyquist,
         signature.slope_nyquist_se, signature.high_share, signature.reason,
     )  # fmt: skip
     return dict(zip(_DRIFT, values, strict=True))

@@ -375,6 +375,13 @@ def test_the_causal_arm_alone_compares_the_network_with_itself(compared, capsys,
     assert "slope at the input of trained with average pooling instead\n  none " in capsys.readouterr().out
 
 
+def test_the_next_variant_is_the_reference_where_the_first_does_not_apply(compared, capsys):
+    assert cli.main(["audit", "net", "--images", "pics", "--variants", "blurpool", "avgpool", "trained"]) == 0
+    assert "gradspec: the reference is avgpool, since blurpool does not apply\n" in capsys.readouterr().err
+    assert cli.main(["audit", "net", "--images", "pics", "--out", "other", "--weights", "none", "--causal"]) == 0
+    assert list(compared["compare"][0]) == ["untrained"]
+
+
 def test_no_variant_that_applies_is_a_failure_that_leaves_nothing(compared, capsys, tmp_path):
     assert cli.main(["audit", "net", "--images", "pics", "--variants", "blurpool"]) == 2
     assert "None of the variants applies to net." in capsys.readouterr().err
@@ -385,8 +392,10 @@ def test_no_variant_that_applies_is_a_failure_that_leaves_nothing(compared, caps
     ("wrong", "says"),
     [
         ("trained avgpol", "No variant is called 'avgpol'; nearest: avgpool"),
-        ("trained trained", "--variants names one of them twice"),
+        ("trained trained", "--variants names trained twice"),
         ("", "--variants needs at least one NAME"),
+        ("avgpool+demo:vit", "No variant is called 'demo:vit'"),
+        ("untrained trained --weights none", "--weights none loads no trained network: name the variant untrained"),
     ],
 )
 def test_wrong_variants_are_refused_before_any_work(compared, capsys, tmp_path, wrong, says):

@@ -698,6 +698,62 @@ def test_changes_are_named_as_the_audit_names_calls(compared, effects):
     assert isinstance(compared.records["avgpool"][0].changes[0], Change)
 
 
+def test_layers_that_a_variant_has_not_leave_its_input():
+    models = {"max": small_net(), "mean": average_pooled(small_net(), inputs=X)}
+    with pytest.warns(UserWarning, match="Variant 'mean' is audited at its input alone: No operator call matches"):
+        found = compare(models, X, layers="max pooling", progress=False)
+    assert set(found.audits["mean"].table["call"]) == {"input"} and not found.missing
+    whole = compare(models, X, progress=False)
+    assert found.drift["slope_nyquist"].tolist() == pytest.approx(whole.drift["slope_nyquist"].tolist(), rel=1e-9)
+
+
+def test_an_accuracy_of_all_or_none_has_no_error():
+    labels = small_net()(X).argmax(1)
+    found = compare({"right": small_net(), "again": small_net()}, (X, labels), layers="input", progress=False)
+    assert found.drift["accuracy"].tolist() == [1, 1] and found.drift["se"].isna().all()
+
+
+class Renewed:
+    """Batches of the same names whose pictures are drawn anew every time, as by a loader that crops at random."""
+
+    def __init__(self, passes):
+        self.passes, self.done = passes, 0
+
+    def __iter__(self):
+        self.done += 1
+        noise = torch.Generator().manual_seed(min(self.done, self.passes))
+        pictures = torch.rand(4, *X.shape[1:], generator=noise, dtype=X.dtype)
+        yield pictures, torch.zeros(4, dtype=torch.long), list("abcd")
+
+
+def test_other_pictures_of_the_same_names_are_refused():
+    with pytest.raises(ValueError, match="Expected the same pictures in the same order every time"):
+        compare({"a": small_net(), "b": small_net()}, Renewed(9), progress=False)
+    assert compare({"a": small_net(), "b": small_net()}, Renewed(1), progress=False).drift["agreement"].tolist() == [
+        1,
+        1,
+    ]
+    alone = compare({"a": small_net()}, Renewed(9), progress=False)
+    with pytest.raises(ValueError, match="Expected the same pictures in the same order every time"):
+        alone.causal(progress=False)
+
+
+def test_new_power_of_an_operator_is_that_of_all_its_calls():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = torch.nn.MaxPool2d(2)
+            self.conv, self.head = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Linear(192, 5)
+
+        def forward(self, x):
+            return self.head(self.pool(self.conv(self.pool(x))).flatten(1))
+
+    found = compare({"a": Twice().double()}, torch.rand(3, 3, 32, 32).double(), progress=False)
+    power = found.culprits("call").set_index("call")["new_power"]
+    row = found.causal(progress=False).set_index(["call", "arm"]).loc[("pool", "one")]
+    assert row["new_power"] == pytest.approx(power["pool"] + power["pool#1"])
+
+
 # ---- a real network ----------------------------------------------------------------------------
 
 

@@ -1037,3 +1037,20 @@ def test_page_reads_without_its_script(chromium, audit_page):
         ]
     finally:
         chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_page_of_a_variant_alone_says_what_it_is(data, audited, tmp_path, no_drawing):
+    alone = gs.audit(gs.surgery.average_pooled(gs.surgery.untrained(small_net(), 1)[0])[0], data, progress=False)
+    says = "It is a variant, made by untrained, then average_pooled without training it again"
+    assert says in page_of(alone, tmp_path)
+    assert "It is a variant" not in page_of(audited, tmp_path)
+
+
+def test_a_causal_arm_that_did_not_run_is_said(compared, tmp_path, no_drawing):
+    without = replace(compared, effects=None, spec={**compared.spec, "no_causal_arm": "It has no <stride>."})
+    assert "There is no causal arm: It has no &lt;stride&gt;." in page_of(without, tmp_path)
+
+
+def test_a_folder_to_write_to_takes_report_html(audited, tmp_path, no_drawing):
+    (tmp_path / "pages").mkdir()
+    assert gs.report(audited, tmp_path / "pages") == tmp_path / "pages" / "report.html"

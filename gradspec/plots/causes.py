@@ -102,7 +102,7 @@ def causal(comparison: Effects, *, top: int = 60) -> Figure:
     fewer = f"; {len(shown)} of {len(operators)} operators" if len(shown) < len(operators) else ""
     left.set_xlabel(
         f"slope of the gradient at the input (log₁₀ amplitude per Nyquist)\n"
-        f"← less high frequency; bars: ± 1 s.e. of the change{fewer}"
+        f"← falls more steeply; bars: ± 1 s.e. of the change{fewer}"
     )
     draw_bars(right, shown["new_power"], shown["type"])
     right.set_xlabel("new power: share above\n½ Nyquist, input less output")

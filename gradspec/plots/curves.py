@@ -92,7 +92,7 @@ def signatures(audits: Audits, *, kinds: Sequence[str] | None = None) -> Figure:
         ax.set_ylabel("log₁₀ amplitude, less its mean")
     greys = ScalarMappable(Normalize(0, 1), shades_of("#777777"))
     bar = figure.colorbar(
-        greys, ax=grid.flat[: len(panels)], ticks=[0, 1], shrink=0.6, aspect=20, fraction=0.03, pad=0.01
+        greys, ax=grid.flat[: len(panels)], ticks=[0, 1], shrink=0.6 / lines, anchor=(0, 1), aspect=16, pad=0.01
     )
     bar.ax.set_yticklabels(["near\nprediction", "near\ninput"])
     sign(figure, named)

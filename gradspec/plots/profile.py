@@ -194,7 +194,7 @@ def _mark_stages(ax: Axes, points: pd.DataFrame) -> None:
     for start, stop in zip(starts, [*starts[1:], len(spots)], strict=True):
         part, middle = spots.iloc[start:stop], (start + stop - 1) / 2
         part = part[part["stage"] == trunk[start]]
-        sizes = part.loc[part["variant"] == part["variant"].iloc[0], ["height", "width"]].value_counts()
+        sizes = part.loc[part["variant"] == part["variant"].min(), ["height", "width"]].value_counts()
         text = size_text(*sizes.index[0])
         left = middle * pitch_of(ax) - 2.8 * len(text)
         row = next((i for i, end in enumerate(taken) if left > end), len(taken))

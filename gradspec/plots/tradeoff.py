@@ -38,7 +38,7 @@ class Drifting(Protocol):
 def drift(comparison: Drifting) -> Figure:
     """Return what each variant still computes, against the slope of its gradient at the network's input.
 
-    A point per variant: to the left the gradient carries less high frequency, to the top the network gets more right.
+    A point per variant: to the left its spectrum falls more steeply, to the top the network gets more right.
     The height is the accuracy or, where no labels were given, the share of pictures with the first variant's class.
     Bars are one standard error over images; thin lines cross at the first variant. A variant without one of the two is
     named below with the reason.
@@ -71,7 +71,7 @@ def drift(comparison: Drifting) -> Figure:
     _limit(ax, drawn)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_ylabel("accuracy" if labelled else f"same top-1 class as {elide(first, 40)}")
-    words = "slope of the gradient at the input (log₁₀ amplitude per Nyquist; ± 1 s.e.)\n← less high frequency"
+    words = "slope of the gradient at the input (log₁₀ amplitude per Nyquist; ± 1 s.e.)\n← falls more steeply"
     ax.set_xlabel("\n".join([words, *_left_out(points, drawn)]))
     sign(figure, comparison.audits)
     settle(figure)

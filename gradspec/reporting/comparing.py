@@ -20,6 +20,7 @@ from gradspec.reporting.words import (
 )
 
 _LIKELY = 0.05  # p above which a rank correlation settles nothing
+_FEWEST = 5  # operators; of fewer not even a perfect agreement has p below 0.05
 
 
 def comparison_words(subject: Subject) -> list[Paragraph]:
@@ -60,7 +61,9 @@ def causal_words(subject: Subject) -> str:
             f"Of {count(len(one), 'operator')} swapped alone {isolated(most['call'])} changes it most ({by})."
         )
     elif len(one):
-        sentences.append("No operator swapped alone changes it beyond its error.")
+        errors = one["se_change"].notna().any()
+        alone = "Without an error it cannot be told which operator changes it most."
+        sentences.append("No operator swapped alone changes it beyond its error." if errors else alone)
     return " ".join(filter(None, [*sentences, *_agreement_words(subject)]))
 
 
@@ -172,6 +175,8 @@ def _verdict(row: dict[Any, Any]) -> str:
         return f"gives no ranking to compare: {plain(row.get('note') or 'too few operators', 120)}"
     p = "p < 0.001" if row["p"] < 0.001 else f"p {number(row['p'])}"
     found = f"(rank correlation {number(row['correlation'], 2, signed=True)}, {p}, {count(int(row['n']), 'operator')})"
+    if row["n"] < _FEWEST and row["p"] > _LIKELY:
+        return f"cannot settle whether the ranking by new power is right, with so few operators {found}"
     if not row["p"] <= _LIKELY:
         return f"does not settle whether the ranking by new power is right {found}"
     return f"{'confirms' if row['correlation'] > 0 else 'contradicts'} the ranking by new power {found}"

@@ -26,6 +26,8 @@ def _on_numbers(subject: Subject) -> list[str]:
             else "Only swapping the operator and auditing again shows a cause."
         )
     ]
+    if "no_causal_arm" in subject.spec:
+        lines.append(f"There is no causal arm: {plain(subject.spec['no_causal_arm'], 300)}")
     if white := [name for name, audit in subject.audits.items() if _nearly_white(audit)]:
         whose = "" if len(subject.audits) == 1 else f" ({', '.join(isolated(name, 40) for name in white)})"
         lines.append(

@@ -52,7 +52,7 @@ def report(result: Result, out: str | Path | None = None) -> Path:
 
     Args:
         result: An `Audit`, a `Comparison`, or the folder of a saved one.
-        out: The file to write; None: report.html in the result's folder. Missing folders are made.
+        out: The file to write, or a folder for report.html; None: the result's folder. Missing folders are made.
 
     Raises:
         ValueError: For a folder that holds no result, or a damaged one; without `out` for a result that has no folder.
@@ -71,7 +71,9 @@ def report(result: Result, out: str | Path | None = None) -> Path:
     if out is None and not isinstance(result, (str, Path)):
         raise ValueError(f"Expected out=, the file to write the page to: a {type(result).__name__} has no folder.")
     subject = subject_of(result)
-    page = Path(out) if out is not None else Path(str(result)) / "report.html"
+    page = Path(out) if out is not None else Path(str(result))
+    if page.is_dir():
+        page = page / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(_html(subject), encoding="utf-8", newline="\n")
     return page

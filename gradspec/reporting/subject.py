@@ -173,7 +173,12 @@ def _safe(audit: Audit) -> Audit:
 
 def _safe_record(record: Record) -> Record:
     changes = [
-        Change(*(plain(value, _NAME) for value in (change.name, change.type, change.before, change.after)))
+        Change(
+            plain(", ".join(map(str, change.calls)) or change.name, _NAME),
+            plain(change.type, _NAME),
+            plain(change.before, _NAME),
+            plain(change.after, _NAME),
+        )
         for change in record.changes
     ]
     settings = record.settings if isinstance(record.settings, dict) else {}

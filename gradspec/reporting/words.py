@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gradspec.reporting.subject import Subject, input_row
-from gradspec.reporting.text import count, isolated, known, listed, number, with_error
+from gradspec.reporting.text import count, isolated, known, listed, number, plain, with_error
 from gradspec.results import Audit
 
 POOR_FIT = 0.5  # r² below which a slope says little
@@ -30,10 +30,22 @@ def audit_words(subject: Subject) -> list[Paragraph]:
     audit = subject.first
     return [
         Paragraph("What was audited", f"{isolated(subject.models)} {_audited(audit)} {labels_sentence(audit)}".strip()),
+        *([Paragraph("Not the network itself", operated)] if (operated := _surgery_words(audit)) else []),
         Paragraph("At the input", input_words(audit)),
         Paragraph("Which operators", culprit_words(audit)),
         Paragraph("Not seen", _unseen_words(audit)),
     ]
+
+
+def _surgery_words(audit: Audit) -> str:
+    """Which surgeries made the network; empty for an untouched one."""
+    made = audit.spec.get("surgery")
+    steps = (
+        [plain(step.get("surgery"), 40) for step in made if isinstance(step, dict)] if isinstance(made, list) else []
+    )
+    if not steps:
+        return ""
+    return f"It is a variant, made by {', then '.join(steps)} without training it again: it computes something else."
 
 
 def input_words(audit: Audit) -> str:
