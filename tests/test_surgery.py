@@ -310,15 +310,17 @@ def high_share_of(f) -> float:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "replacement", "low", "high"),
+    ("kernel", "replacement", "share"),
     [
-        (3, None, 0.65, 0.85), (2, None, 0.65, 0.85),
-        (3, Average(), 0.15, 0.25), (2, Average(), 0.001, 0.03), (3, Average("multiple_of_stride"), 0.001, 0.03),
-        (3, Blur("blur"), 0.001, 0.03), (3, Blur("blurmax"), 0.05, 0.2), (3, Blur("maxblur"), 0.6, 0.8),
+        (3, None, 0.80), (2, None, 0.71), (1, None, 0.76),
+        (3, Average(), 0.19), (2, Average(), 0.02),
+        (3, Average("multiple_of_stride"), 0.02), (2, Average("multiple_of_stride"), 0.02), (1, Average(), 0.02),
+        (3, Blur("blur"), 0.01), (3, Blur("blurmax"), 0.16), (3, Blur("maxblur"), 0.78),
+        (2, Blur("blur"), 0.01), (2, Blur("blurmax"), 0.12), (2, Blur("maxblur"), 0.65),
     ],
 )  # fmt: skip
-def test_high_frequencies_in_the_gradient_of_one_operator(kernel, replacement, low, high):
-    """SPEC §3: max-pooling 0.70, means over 3 x 3 0.16-0.20, 2 x 2 and 4 x 4 below 0.03; blurs 0.01, 0.11, 0.64."""
+def test_high_frequencies_in_the_gradient_of_one_operator(kernel, replacement, share):
+    """The table of docs/surgery.md, and SPEC §3's 0.70, 0.75 (kernel 1: a slice), 0.16-0.20, 0.02, 0.01, 0.11, 0.64."""
     arguments = (kernel, 2, kernel // 3)
 
     def f(x):
@@ -326,7 +328,7 @@ def test_high_frequencies_in_the_gradient_of_one_operator(kernel, replacement, l
             return F.max_pool2d(x, *arguments)
         return replacement(downsampling(F.max_pool2d, (x, *arguments), {}))
 
-    assert low < high_share_of(f) < high
+    assert high_share_of(f) == pytest.approx(share, abs=0.01)
 
 
 # ---- which calls are found, and by which name ------------------------------------------------------------------------
@@ -1025,7 +1027,7 @@ def test_compiled_traced_and_exported_variants_compute_the_same(kind):
         warnings.simplefilter("ignore")  # compile runs the swapped modules as they are, and says so
         torch.testing.assert_close(torch.compile(new, backend="eager")(x), expected)
     torch.testing.assert_close(traced(new, x)(x), expected)
-    torch.testing.assert_close(torch.export.export(new, (x,)).module()(x), expected)
+    torch.testing.assert_close(torch.export.export(new, (x,), strict=False).module()(x), expected)
 
 
 def traced(model: nn.Module, x: torch.Tensor) -> torch.jit.ScriptModule:
