@@ -1234,7 +1234,7 @@ def test_an_operator_on_another_path_is_left_and_warned_of():
 
 
 class Sized(nn.Module):
-    """The whole map as a kernel; TF's same padding, which some sizes need none of; a size computed from the map's."""
+    """The whole map as a kernel; TF's same padding, which some sizes need none of; padding and a size that follow x."""
 
     def __init__(self):
         super().__init__()
@@ -1242,16 +1242,18 @@ class Sized(nn.Module):
 
     def forward(self, x):
         rows = F.adaptive_max_pool2d(x, (x.shape[2] // 2, 3)).mean((2, 3))
+        rows = rows + F.max_pool2d(x, 3, 2, x.shape[2] % 2).mean((2, 3))
         return F.max_pool2d(x, x.shape[2:]).flatten(1) + rows + self.same(x).mean((2, 3))
 
 
 @pytest.mark.parametrize("first", [(17, 22), (18, 24)])
 def test_operators_whose_settings_follow_the_size_are_the_same_at_every_size(first):
     new, record = average_pooled(Sized(), inputs=noise(1, 3, *first))
-    assert len(record.changes) == 3
+    assert len(record.changes) == 4
     for sides in ((17, 22), (18, 24), (9, 9)):
         x = noise(2, 3, *sides)
         rows = F.adaptive_avg_pool2d(x, (sides[0] // 2, 3)).mean((2, 3))
+        rows = rows + F.avg_pool2d(x, 3, 2, sides[0] % 2, count_include_pad=False).mean((2, 3))
         blocks = F.avg_pool2d(x, 2, ceil_mode=True).mean((2, 3))  # same padding of an odd side: one pixel at its end
         torch.testing.assert_close(new(x), x.mean((2, 3)) + rows + blocks, **EXACT)
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 from torch import Tensor, fx, nn
 
 from gradspec.surgery.calls import AdaptiveMax, MaxPool, identities
-from gradspec.surgery.copies import copied as copied
 from gradspec.surgery.copies import with_trial
 from gradspec.surgery.pooling import Average, Blur, Kernel, Order
 from gradspec.surgery.record import Change, NothingToSwap, Record, finish

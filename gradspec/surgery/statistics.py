@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradspec.data import Data, in_batches
 from gradspec.passes import eval_mode, output_of, to_weights
-from gradspec.surgery.downsampling import copied
+from gradspec.surgery.copies import copied
 from gradspec.surgery.record import Change, NothingToSwap, Record, finish
 
 

@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 import torch
 from torch import Tensor, nn
 
-from gradspec.surgery.downsampling import copied
+from gradspec.surgery.copies import copied
 from gradspec.surgery.fresh import BUILT, fresh_weights
 from gradspec.surgery.record import Change, NothingToSwap, Record, finish
 from gradspec.surgery.resets import RESET, Drawn, check_drawable, tensors
