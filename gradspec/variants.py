@@ -63,7 +63,7 @@ def check_variant(name: str) -> None:
         >>> check_variant("untrained+avgpool")
         >>> check_variant("avgpol")
         Traceback (most recent call last):
-        ValueError: No variant is called 'avgpol'; nearest: avgpool, blurpool, ...
+        ValueError: No variant is called 'avgpol'; nearest: avgpool, ...
     """
     for place, part in enumerate(name.split("+")):
         if part not in VARIANTS and (place or ":" not in part):

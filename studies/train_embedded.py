@@ -1,6 +1,7 @@
 """Trains an embedded network of `gradspec.demo` on generated pictures and writes its weights and a sidecar.
 
-    python studies/train_embedded.py --net vgg_max
+    python studies/train_embedded.py --net vgg_max        # likewise vgg_avg, resnet_stride
+    python studies/train_embedded.py --net vit --rate 1e-3 --steps 9000 --half
 
 No picture is seen twice: step s trains on the pictures s·B … (s+1)·B − 1 of one fixed sequence, the same for every
 network, and the accuracy is measured on another sequence. The seed sets the initial weights alone.
@@ -70,10 +71,12 @@ def accuracies(net: DemoNet, count: int, size: int = SIZE) -> list[float]:
     return (right / seen).tolist()
 
 
-def save(net: DemoNet, path: Path, spec: dict[str, Any]) -> None:
-    """Writes the weights in float32 and the spec as their metadata."""
+def save(net: DemoNet, path: Path, spec: dict[str, Any], *, half: bool = False) -> None:
+    """Writes the weights, in float32 or rounded to float16, and the spec as their metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
+    if half:
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     save_file(tensors, path, {"format": "pt", "spec": json.dumps(spec)})
     path.chmod(0o644)  # safetensors writes files that only their owner can read, and the package carries the mode along
 
@@ -93,6 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate of the cycle")
     parser.add_argument("--test", type=int, default=5000, help="number of unseen pictures")
+    parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "gradspec" / "demo" / "weights")
     parser.add_argument("--figures", type=Path, default=ROOT / "figures")
@@ -121,7 +125,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in net.parameters()),
     }
     path = options.out / f"{options.net}.safetensors"
-    save(net, path, spec)
+    save(net, path, spec, half=options.half)
     stored = load_file(path, BUILDERS[options.net])
     sidecar = spec | {
         "per_class": dict(zip(CLASSES, (round(share, 4) for share in per_class), strict=True)),
