@@ -970,3 +970,13 @@ def test_the_untrained_resnet50_has_a_flat_spectrum(seed):
     data = (x, torch.tensor([int(row["index"]) for row in rows]))
     slope, _ = gs.audit(untrained(net, seed)[0], data, layers="input", batch_size=4, progress=False).input_slope
     assert abs(slope) < 0.15
+
+
+def test_buffers_that_nothing_draws_are_said():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert not any("Buffers" in note for note in untrained(net, 1)[1].notes)
+    net.register_buffer("codebook", torch.rand(3))
+    net.register_buffer("order", torch.arange(3))
+    net.register_buffer("passing", torch.rand(3), persistent=False)
+    new, record = untrained(net, 1)
+    assert record.notes[-1] == "Buffers kept as given: codebook." and torch.equal(new.codebook, net.codebook)

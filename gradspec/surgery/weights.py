@@ -10,6 +10,7 @@ from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from gradspec.surgery.copies import copied
 from gradspec.surgery.fresh import BUILT, fresh_weights
@@ -51,7 +52,7 @@ def untrained(model: nn.Module, seed: int = 0, *, batch_statistics: bool = False
         raise NothingToSwap("The network has no weights to draw anew.")
     drawn = fresh_weights(new, int(seed))
     _write(new, drawn.values)
-    changes, notes = _changes(new, drawn, drawn.values), drawn.notes
+    changes, notes = _changes(new, drawn, drawn.values), (*drawn.notes, *_kept_buffers(new, drawn))
     if batch_statistics:
         changes += (by_batch := normalise_by_batch(new))
         notes += () if by_batch else ("No BatchNorm keeps statistics, so batch_statistics changes nothing.",)
@@ -92,6 +93,14 @@ def randomised(model: nn.Module, layers: str | Sequence[str], seed: int = 0) -> 
     notes = drawn.notes + _shared(new, names)
     settings = {"layers": patterns, "seed": int(seed)}
     return finish(new, Record("randomised", settings, _changes(new, drawn, values), left, notes))
+
+
+def _kept_buffers(model: nn.Module, drawn: Drawn) -> tuple[str, ...]:
+    """A note on buffers of numbers that nothing drew anew, which may hold what was learned (a codebook, means)."""
+    stored = model.state_dict().keys() - drawn.values.keys()
+    norms = {id(b) for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)}
+    kept = [n for n, b in model.named_buffers() if n in stored and b.is_floating_point() and id(b) not in norms]
+    return (f"Buffers kept as given: {', '.join(kept[:5])}{' and more' * (len(kept) > 5)}.",) if kept else ()
 
 
 def _copied(model: nn.Module, seed: int) -> nn.Module:
