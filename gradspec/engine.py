@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gradspec._checks import check_images, check_labels
 from gradspec.data import names_of
 from gradspec.images import moments
-from gradspec.inference import Prepared, in_bfloat16, prepared, same
+from gradspec.inference import AS_LOADED, Prepared, for_forwards, in_bfloat16, prepared, same
 from gradspec.passes import device_of, eval_mode, output_of, to_weights, unwrapped
 from gradspec.surgery.copies import copied
 from gradspec.taps import logits_of, refuse_unhookable
@@ -252,11 +252,12 @@ class Engine:
         with self.running(self.model, gradients=False):
             if self._as_loaded:
                 logits = logits_of(output_of(self.model, sample))
-                net = Prepared(self.model, "as loaded")
+                net = Prepared(self.model, AS_LOADED)
             else:
                 net, logits = prepared(self.model, sample)
             _check_finite(bool(logits.isfinite().all()))
-            forward = in_bfloat16(net, sample, logits) if self.precision == "bf16" else net
+            forward = for_forwards(net, sample, logits)
+            forward = in_bfloat16(forward, sample, logits) if self.precision == "bf16" else forward
             self._warn_of(net.net, sample, logits)
         self._net, self._forward_net, self._classes = net, forward, logits.shape[1]
         self._state = _state(self.model)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gradspec.fusion import fused, hooked
 from gradspec.layout import base_name
 from gradspec.passes import output_of
 from gradspec.surgery.copies import copied
@@ -23,6 +24,7 @@ from gradspec.taps import logits_of
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of the logits, of their largest magnitude: a thousand roundings, those of a deep network."""
+AS_LOADED = "as loaded"
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
 _NOT_KEPT = {"Convolution", "NativeBatchNorm", "CudnnBatchNorm", "Add"}  # nodes that need not what they gave
 _COARSE = 5e-2  # the same for half precision: what is asked of bfloat16 is that it is the same network at all
@@ -34,7 +36,8 @@ class Prepared:
 
     Attributes:
         net: The network to run, in eval mode where it is a copy.
-        form: What it is: "channels-last, BatchNorm folded", "channels-last" or "as loaded".
+        form: What it is: "channels-last, BatchNorm folded", "channels-last" or "as loaded"; for forward passes alone
+            ", activations fused" and ", bfloat16" may stand behind it.
         note: Why it is no faster form, "" where there is nothing to say.
         folded: Names of the convolutions that hold their BatchNorm's weights.
     """
@@ -56,7 +59,7 @@ def prepared(model: nn.Module, images: Tensor) -> tuple[Prepared, Tensor]:
         ValueError: The network fails on pictures of this shape.
     """
     logits, seen = _seen(model, images)
-    as_loaded = Prepared(model, "as loaded")
+    as_loaded = Prepared(model, AS_LOADED)
     note = ""
     for fold in (seen.folds, {}) if seen.folds else ({},):
         try:
@@ -70,6 +73,24 @@ def prepared(model: nn.Module, images: Tensor) -> tuple[Prepared, Tensor]:
             return Prepared(net, form, note, frozenset(fold)), logits
         note = "a copy computes something else"
     return Prepared(as_loaded.net, as_loaded.form, note), logits
+
+
+def for_forwards(net: Prepared, images: Tensor, logits: Tensor) -> Prepared:
+    """Returns a prepared network for forward passes alone: its convolutions fused where that is the same function.
+
+    Args:
+        net: What `prepared` made; the network as loaded stays so.
+        images: Pictures x (N, C, H, W) on which they are compared.
+        logits: Its logits of them (N, K).
+    """
+    faster = fused(net.net) if net.form != AS_LOADED else None
+    if faster is None:
+        return net
+    try:
+        found = logits_of(faster(images))
+    except Exception:  # of a kernel that has other limits than torch's own
+        return net
+    return Prepared(faster, f"{net.form}, activations fused", net.note, net.folded) if same(found, logits) else net
 
 
 def in_bfloat16(net: Prepared, images: Tensor, logits: Tensor) -> Prepared:
@@ -181,7 +202,7 @@ def _seen(model: nn.Module, images: Tensor) -> tuple[Tensor, _Seen]:
 def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
-        if _hooked(module):
+        if hooked(module):
             continue
         if type(module) is nn.Conv2d:
             handles.append(module.register_forward_hook(lambda m, args, out, name=name: seen.convolved(name, out)))
@@ -194,11 +215,6 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _hooked(module: nn.Module) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in hooks)
 
 
 def _folds(module: nn.Module) -> bool:

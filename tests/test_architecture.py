@@ -24,6 +24,7 @@ ORDER = [
     "data",
     "surgery",
     "randomness",
+    "fusion",
     "inference",
     "engine",
     "attributions",
