@@ -122,7 +122,6 @@ class Engine:
         self._forward_net: Prepared | None = None
         self._bar: Any = None
         self._warned = False
-        self._filter: Callable[[Tensor], Tensor] | None = None
         self._facts: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
@@ -310,15 +309,6 @@ class Engine:
             stack.enter_context(eval_mode(net))
             yield
 
-    @contextmanager
-    def filtering(self, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Lets every gradient (B, C, H, W) at the input go through `change` before a method goes on (paper §5)."""
-        before, self._filter = self._filter, change
-        try:
-            yield
-        finally:
-            self._filter = before
-
     # ---- scores and gradients ----------------------------------------------------------------
 
     def scores(self, pictures: Pictures, variants: int, make: Make, score: Score) -> Tensor:
@@ -390,7 +380,6 @@ class Engine:
                 inputs = make(i, j).detach().requires_grad_()
                 logits = logits_of(output_of(net, _channels_last(inputs)))
                 gradient = _gradient(_scored(target, _wide(logits), pictures.labels[i]), inputs, logits, rule)
-            gradient = gradient if self._filter is None else self._filter(gradient)
             return Drawn(i, j, inputs.detach(), gradient), logits.detach().isfinite().all()
 
         finite = []
@@ -485,9 +474,20 @@ class Engine:
             self._bar = before
 
 
-def engine_of(model: nn.Module | Engine) -> Engine:
-    """Returns the engine itself, or a new one with default settings for a network."""
-    return model if isinstance(model, Engine) else Engine(model)
+def engine_of(
+    model: nn.Module | Engine, batch_size: int | None = None, precision: Precision = "float32",
+    device: str | torch.device | None = None, progress: bool = True,
+) -> Engine:  # fmt: skip
+    """Returns the engine itself, or a new one with these settings for a network.
+
+    Raises:
+        ValueError: For settings beside an `Engine`, which has its own.
+    """
+    if not isinstance(model, Engine):
+        return Engine(model, batch_size=batch_size, precision=precision, device=device, progress=progress)
+    if (batch_size, precision, device) != (None, "float32", None):
+        raise ValueError("Expected no batch_size, precision and device beside an Engine: it has its own.")
+    return model
 
 
 def _state(model: nn.Module) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gradspec.attributions import Attribution
-from gradspec.attributions.base import takes_ids
-from gradspec.data import Batch, Data, in_batches, number_of_pictures
-from gradspec.engine import GROUP, MOST, Engine, Precision
-
-Explains = Callable[..., Tensor]  # (model, images, labels, *, ids) -> maps; `ids` only where it is accepted
+from gradspec.attributions.base import Explain, explained
+from gradspec.data import Data, in_batches, number_of_pictures
+from gradspec.engine import GROUP, MOST, Engine, Precision, engine_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Explained:
 
 def explain(
     model: nn.Module | Engine,
-    attribution: Explains,
+    attribution: Explain,
     data: Data,
     *,
     batch_size: int | None = None,
@@ -73,16 +71,10 @@ def explain(
     """
     if not callable(attribution) or isinstance(attribution, type):
         raise TypeError(f"Expected an attribution such as Saliency(), got {attribution!r}.")
-    if not isinstance(model, Engine):
-        engine = Engine(model, batch_size=batch_size, precision=precision, device=device, progress=progress)
-    elif (batch_size, precision, device) == (None, "float32", None):
-        engine = model
-    else:
-        raise ValueError("Expected no batch_size, precision and device beside an Engine: it has its own.")
-    return _explained(engine, attribution, data)
+    return _explained(engine_of(model, batch_size, precision, device, progress), attribution, data)
 
 
-def _explained(engine: Engine, attribution: Explains, data: Data) -> Iterator[Explained]:
+def _explained(engine: Engine, attribution: Explain, data: Data) -> Iterator[Explained]:
     whole: Any = data[0] if isinstance(data, tuple) and data else data
     tensors = isinstance(whole, Tensor) and whole.ndim == 4
     batches = in_batches(data, pictures_at_once(whole.shape, attribution) if tensors else None)
@@ -93,23 +85,16 @@ def _explained(engine: Engine, attribution: Explains, data: Data) -> Iterator[Ex
         for batch in itertools.chain([first], batches):
             with engine.counted_by(bar):  # not while the caller works, perhaps with the same engine
                 labels = engine.predictions(batch.images) if batch.labels is None else batch.labels
-                maps = _maps(engine, attribution, batch, labels)
+                maps = explained(engine, attribution, batch.images, labels, batch.ids)
             yield Explained(batch.images, labels, batch.ids, maps)
 
 
-def _maps(engine: Engine, attribution: Explains, batch: Batch, labels: Tensor) -> Tensor:
-    if isinstance(attribution, Attribution):
-        return attribution(engine, batch.images, labels, ids=batch.ids)
-    named = {"ids": batch.ids} if takes_ids(attribution) else {}
-    return attribution(engine.model, batch.images, labels, **named)
-
-
-def _passes(attribution: Explains, shape: torch.Size) -> int:
+def _passes(attribution: Explain, shape: torch.Size) -> int:
     """Forward passes of one picture, 0 where nobody knows."""
     return attribution.passes(*shape[-2:]) if isinstance(attribution, Attribution) else 0
 
 
-def pictures_at_once(shape: torch.Size, *methods: Explains) -> int:
+def pictures_at_once(shape: torch.Size, *methods: Explain) -> int:
     """Returns how many pictures (..., H, W) are worth working on together: more would fill no batch any better."""
     most = max(_passes(method, shape) for method in methods)
     return min(GROUP, -(-MOST // max(most, 1)))

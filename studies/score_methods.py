@@ -33,7 +33,7 @@ import gradspec as gs
 from gradspec import attributions as a
 from gradspec import metrics as m
 from gradspec.attributions import Attribution
-from gradspec.explanations import pixels_of
+from gradspec.images import pixels_of
 from gradspec.randomness import generator
 
 REDUCED = {

@@ -618,15 +618,6 @@ def test_predictions_are_the_largest_logits():
     assert torch.equal(Engine(net).predictions(images), net(images).argmax(1))
 
 
-def test_gradients_go_through_the_filter():
-    net, (images, labels) = convolutional(), case()
-    engine = Engine(net)
-    plain = gradients_of(engine, images, labels)
-    with engine.filtering(lambda g: g.flip(-1)):
-        assert torch.equal(gradients_of(engine, images, labels), plain.flip(-1))
-    assert torch.equal(gradients_of(engine, images, labels), plain)
-
-
 def test_one_bar_counts_the_passes_of_a_task(monkeypatch):
     bars = []
 

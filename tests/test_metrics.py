@@ -1,5 +1,7 @@
 """Metrics by hand on a model that sums its input, against slow loops, and by their laws."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from gradspec.attributions import GradientInput, Saliency, SmoothGrad
 from gradspec.data import picture_id
 from gradspec.engine import Engine
 from gradspec.metrics import Deletion, Faithfulness, Insertion, MuFidelity, PointingGame, RelevanceMass, Stability
-from gradspec.metrics.deletion import blurred, ranking
+from gradspec.metrics.deletion import areas, blurred
+from gradspec.metrics.masks import distinct, mask_keys, ordering, places_in, ranking, tie_orders
 from gradspec.metrics.mufidelity import grid_cells, rank_correlation
+from gradspec.metrics.sharing import scored, scored_by
 from gradspec.randomness import generator
 from gradspec.targets import label_logit, label_probability
 
@@ -601,3 +605,155 @@ def test_the_object_is_more_faithful_than_chance():
     gradient = faithfulness(Saliency()(engine, images, pictures.labels))
     assert thing > gradient + 0.1 > chance + 0.2 and abs(chance) < 0.15 and thing > 0.5
     assert faithfulness(1e-3 * noise - pictures.masks.float()) < -0.5
+
+
+# ---- several maps of the same pictures -----------------------------------------------------------------
+
+
+def several(maps):
+    """Maps of the same pictures: some with much in common, one that is no map, one of channels."""
+    broken = maps.clone()
+    broken[1] = 3.0
+    return {
+        "itself": maps, "twice": 2 * maps, "rounded": maps.round(), "opposite": -maps, "broken": broken,
+        "channels": torch.stack([maps, maps * 3, maps * -1], 1),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", [*ALL, Deletion(baseline="blur"), Insertion(label_logit, steps=4)], ids=name)
+@pytest.mark.parametrize("rows", [256, 3])
+def test_several_maps_are_scored_as_each_alone(metric, rows, monkeypatch):
+    monkeypatch.setattr("gradspec.metrics.base.ROWS", rows)  # of all pictures together, or of one at a time
+    net, (images, labels, maps) = convolving(dtype=torch.float64), case(5, dtype=torch.float64)
+    given, ids = several(maps), list("abcde")
+    with pytest.warns(UserWarning, match=r": 1 map is constant: not scored \(NaN\)\.$"):
+        found = scored(Engine(net, progress=False), metric, images, labels, ids, given)
+        alone = {key: metric(net, images, labels, phi, ids=ids) for key, phi in given.items()}
+    assert list(found) == list(given)
+    for key in given:
+        torch.testing.assert_close(found[key], alone[key], rtol=1e-6, atol=1e-7, equal_nan=True)
+    assert found["broken"].isnan().tolist() == [False, True, False, False, False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = scored(Engine(net, progress=False), metric, images, labels, ids, given, warn=False)
+    torch.testing.assert_close(again["broken"], found["broken"], equal_nan=True)
+    assert scored(Engine(net), metric, images, labels, ids, {}) == {}
+
+
+def test_equal_masks_are_scored_once():
+    engine, (images, labels, maps) = Engine(convolving(), progress=False), case(3)
+    ids = list("abc")
+    half = maps.flatten(1).median(1).values[:, None, None]
+    given = {
+        "itself": maps, "twice": 2 * maps, "of the same order": maps.exp(),
+        "upper half": torch.where(maps > half, maps, half),  # the first four points are those of the map
+    }  # fmt: skip
+    scored(engine, Deletion(), images, labels, ids, given)
+    # 63 pixels; point 5 replaces the 31 above the median: the map's, and from there on ties
+    assert engine.forwards == 1 + 3 * (1 + 9 + 4)
+    before = engine.forwards
+    both = scored(engine, Faithfulness(steps=2), images, labels, ids, {"itself": maps, "opposite": -maps})
+    # 31 of 63: what the one puts in is 31 pixels, what the other leaves 32, so all four are different
+    assert engine.forwards - before == 3 * 4
+    torch.testing.assert_close(both["itself"], Faithfulness(steps=2)(engine, images, labels, maps, ids=ids))
+    before, even = engine.forwards, maps[:, :8]
+    pair = {"itself": even, "opposite": -even}
+    both = scored(engine, Faithfulness(steps=2), images[:, :, :8], labels, ids, pair)
+    # 28 of 56: what the one replaces is what the other puts in, so that F is the opposite
+    assert engine.forwards - before == 1 + 3 * (1 + 2)
+    torch.testing.assert_close(both["itself"], -both["opposite"])
+
+
+def test_no_mask_is_taken_for_another():
+    """The numbers of masks against the masks themselves, of coarse maps that often agree."""
+    draw = torch.Generator().manual_seed(0)
+    maps, which = torch.randint(0, 3, (60, 4, 5), generator=draw).float(), torch.arange(60) % 4
+    ties = tie_orders(list("abcd"), 20, 0)[which]
+    order = ordering(maps, ties)
+    ranks, counts = places_in(order), torch.tensor([0, 2, 5, 10, 20])
+    keys = mask_keys(order, which, counts, (False, True))
+    masks = torch.cat([(ranks[:, None] < counts[:, None]), (ranks[:, None] >= counts[:, None])], 1)
+    told = {}
+    for row in range(60):
+        for point in range(10):
+            mask = int(which[row]), bytes(masks[row, point].numpy())
+            assert told.setdefault(mask, int(keys[row, point])) == int(keys[row, point])
+    assert len(set(told.values())) == len(told) > 100
+    jobs, found = distinct(keys.flatten())
+    assert torch.equal(keys.flatten()[jobs][found], keys.flatten()) and torch.equal(jobs, jobs.sort().values)
+    assert len(jobs) == len(told)
+
+
+def test_metrics_of_equal_settings_share_their_curves():
+    net, (images, labels, maps) = convolving(), case(3)
+    metrics = {
+        "I": Insertion(),
+        "F": Faithfulness(),
+        "D": Deletion(),
+        "D4": Deletion(steps=4),
+        "mu": MuFidelity(subsets=7),
+    }
+    engine, given = Engine(net, progress=False), {"itself": maps, "opposite": -maps}
+    found = scored_by(engine, metrics, images, labels, None, given)
+    assert list(found) == list(metrics)
+    assert engine.forwards == 1 + 3 * (1 + 2 * 18 + 2 * 3 + 7)  # both maps' curves, four steps apart, subsets once
+    for key, metric in metrics.items():
+        for phi in given:
+            torch.testing.assert_close(found[key][phi], metric(net, images, labels, given[phi]), rtol=1e-5, atol=1e-6)
+    two = scored_by(Engine(net, progress=False), {"D": Deletion(), "I": Insertion()}, images, labels, None, given)
+    torch.testing.assert_close(two["I"]["itself"], found["I"]["itself"])
+    with pytest.raises(ValueError, match="metrics of the same score, steps, baseline and seed"):
+        areas([Deletion(), Deletion(steps=4)], net, images, labels, given)
+
+
+def test_subsets_are_asked_once_in_an_engines_life():
+    engine, (images, labels, maps) = Engine(convolving(), progress=False), case(3)
+    metric, ids = MuFidelity(subsets=6), list("abc")
+
+    def spent(metric, labels=labels, ids=ids, phi=maps):
+        before = engine.forwards
+        metric(engine, images, labels, phi, ids=ids)
+        return engine.forwards - before
+
+    assert spent(metric) == 3 * 7 == 3 * metric.passes(9, 7) == 3 * metric.passes_of_several(20, 9, 7)
+    assert spent(metric, phi=-maps) == spent(metric) == 0
+    assert spent(metric, labels=labels.flip(0)) == 2 * 6  # of other labels, but for the middle one's
+    assert spent(metric, ids=list("abd")) == 6  # other subsets
+    assert spent(MuFidelity(subsets=6, seed=1)) == spent(MuFidelity(label_logit, subsets=6)) == 3 * 6
+    chosen = [0]
+
+    def score(logits, labels):
+        return logits[:, chosen[0]]
+
+    changing = MuFidelity(score, subsets=6)
+    assert spent(changing) == 3 * 6 and spent(changing) == 0
+    chosen[0] = 1
+    assert spent(changing) == 3 * 6  # it has changed its mind
+    torch.testing.assert_close(
+        changing(engine, images, labels, maps, ids=ids), changing(engine.model, images, labels, maps, ids=ids)
+    )
+    engine.model[-1].weight.data[0] *= 2
+    engine.model[-1].bias = nn.Parameter(torch.ones(4))
+    assert spent(metric) == 3 * 7  # another network
+
+
+def test_anybodys_metric_is_asked_for_each_map():
+    engine, (images, labels, maps) = Engine(convolving(), progress=False), case(3)
+    seen = []
+
+    def highest(model, images, labels, maps, ids):
+        seen.append((model, ids))
+        return maps.flatten(1).amax(1)
+
+    found = scored(engine, highest, images, labels, list("abc"), {"itself": maps, "twice": 2 * maps})
+    assert torch.equal(found["twice"], 2 * found["itself"]) and seen == [(engine.model, list("abc"))] * 2
+    for wrong, said in [
+        (lambda m, x, y, phi: phi.sum(), r"a value a picture \(3,\), got \(\)"),
+        (lambda m, x, y, phi: 1.0, "got float"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            scored(engine, wrong, images, labels, None, {"": maps})
+    with pytest.raises(TypeError, match=r"a metric such as Faithfulness\(\), got <class"):
+        scored(engine, Faithfulness, images, labels, None, {"": maps})
+    with pytest.raises(ValueError, match="an attribution=, got none"):
+        scored(engine, Stability(), images, labels, None, {"": maps * torch.nan})

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_images, check_positive, check_whole
-from gradspec.attributions.base import Attribution, Channels, Family, check_channels, reduced
-from gradspec.engine import Engine, Pictures, engine_of
+from gradspec.attributions.base import Channels, check_channels, reduced
+from gradspec.attributions.filters import UNFILTERED, LowPass, filtered
+from gradspec.attributions.white import White
+from gradspec.engine import GROUP, VALUES, Engine, Pictures, engine_of
 from gradspec.randomness import generator
-from gradspec.targets import Target, label_logit
+
+SUMS = 4 * GROUP * VALUES  # values of one moment held at once: with more than four filters, of fewer pictures
 
 
 class Moments(NamedTuple):
@@ -26,9 +29,14 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Noisy(Attribution):
-    family: ClassVar[Family] = "white"
-    target: Target = label_logit
+class Noisy(White):
+    """An attribution made of moments of the gradient under noise; methods of equal draws can share them.
+
+    Attributes:
+        linear: Whether the method is linear in the gradient, so that the filtered mean is the mean of filtered ones.
+    """
+
+    linear: ClassVar[bool] = False
     samples: int = 50
     noise: float = 0.1
     seed: int = 0
@@ -49,14 +57,15 @@ class _Noisy(Attribution):
         """What the stream of gradients depends on: methods in which it is equal can share one (`together`)."""
         return (self.target, self.samples, self.noise, self.seed, self.shared)
 
-    def _maps(self, engine: Engine, pictures: Pictures) -> Tensor:
-        return reduced(self._of(self._moments(engine, pictures)), self.channels)
+    def _filtered(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Tensor]:
+        return of_one_stream([self], engine, pictures, [filters])[0]
 
     @abstractmethod
     def _of(self, moments: Moments) -> Tensor:
         """What the method makes of the moments, float64 (N, C, H, W)."""
 
-    def _moments(self, engine: Engine, pictures: Pictures) -> Moments:
+    def _moments(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Moments]:
+        """The moments of the gradient for each filter of every draw."""
         images = pictures.images
         scale = self.noise * engine.scale(images.shape[1])
 
@@ -65,13 +74,14 @@ class _Noisy(Attribution):
             noise = torch.stack([self._noise(pictures.ids[a], b, images.shape[1:]) for a, b in jobs])
             return images[i] + scale * noise.to(images)
 
-        first = torch.zeros_like(images, dtype=torch.float64)
-        second = torch.zeros_like(first)
+        zeros = torch.zeros_like(images, dtype=torch.float64)
+        sums = [Moments(zeros.clone(), zeros.clone(), self.samples) for _ in filters]
         for found in engine.gradients(pictures, self.samples, make, self.target):
-            gradients = found.gradients.double()
-            first.index_add_(0, found.pictures, gradients)
-            second.index_add_(0, found.pictures, gradients.square())
-        return Moments(first, second, self.samples)
+            for moments, drawn in zip(sums, filtered(found.gradients, filters), strict=True):
+                gradients = drawn.double()
+                moments.first.index_add_(0, found.pictures, gradients)
+                moments.second.index_add_(0, found.pictures, gradients.square())
+        return sums
 
     def _noise(self, picture: str, index: int, shape: Sequence[int]) -> Tensor:
         return torch.randn(
@@ -80,7 +90,7 @@ class _Noisy(Attribution):
 
 
 @dataclass(frozen=True)
-class SmoothGrad(_Noisy):
+class SmoothGrad(Noisy):
     """SmoothGrad: the mean of the gradient under noise, E[g] (Smilkov 2017); mean over channels.
 
     Args:
@@ -92,12 +102,14 @@ class SmoothGrad(_Noisy):
         channels: "mean" for maps (N, H, W), "keep" for (N, C, H, W) as in the paper.
     """
 
+    linear: ClassVar[bool] = True
+
     def _of(self, moments: Moments) -> Tensor:
         return moments.first / moments.samples
 
 
 @dataclass(frozen=True)
-class SquareGrad(_Noisy):
+class SquareGrad(Noisy):
     """SquareGrad: the mean of the squared gradient under noise, E[g²] (Hooker 2019); mean over channels.
 
     Args:
@@ -114,7 +126,7 @@ class SquareGrad(_Noisy):
 
 
 @dataclass(frozen=True)
-class VarGrad(_Noisy):
+class VarGrad(Noisy):
     """VarGrad: the variance of the gradient under noise, Var[g] (Adebayo 2018); mean over channels.
 
     Args:
@@ -144,7 +156,7 @@ class VarGrad(_Noisy):
 
 
 def together(
-    methods: Sequence[_Noisy], model: nn.Module | Engine, images: Tensor, labels: Tensor, *,
+    methods: Sequence[Noisy], model: nn.Module | Engine, images: Tensor, labels: Tensor, *,
     ids: Sequence[str] | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """Returns each method's maps, of one stream of noisy gradients: three for the price of one.
@@ -175,7 +187,41 @@ def together(
     names = ", ".join(type(method).__name__ for method in methods)
     with engine.task(names, len(images) * methods[0].passes(*images.shape[-2:])):
         for pictures in engine.groups(images, labels, ids):
-            moments = methods[0]._moments(engine, pictures)
-            for method, found in zip(methods, maps, strict=True):
-                found.append(reduced(method._of(moments), method.channels))
+            parts = of_one_stream(methods, engine, pictures, [(UNFILTERED,)] * len(methods))
+            for found, (part,) in zip(maps, parts, strict=True):
+                found.append(part)
     return [torch.cat(found).to(images.device, torch.float32) for found in maps]
+
+
+def of_one_stream(
+    methods: Sequence[Noisy], engine: Engine, pictures: Pictures, filters: Sequence[Sequence[LowPass]]
+) -> list[list[Tensor]]:
+    """Returns each method's maps of one group of pictures for each of its own filters, of one stream of gradients.
+
+    Args:
+        methods: Of equal `draws`.
+        engine: Of the network.
+        pictures: Of its `groups`.
+        filters: For each method those that every gradient goes through, each in its turn.
+    """
+    steep = [low for method, chosen in zip(methods, filters, strict=True) if not method.linear for low in chosen]
+    plain = [UNFILTERED] if any(method.linear for method in methods) else []
+    drawn = list(dict.fromkeys([*plain, *steep]))
+    at_once = max(1, SUMS // (len(drawn) * pictures.images[0].numel()))
+    maps: list[list[list[Tensor]]] = [[[] for _ in chosen] for chosen in filters]
+    for start in range(0, len(pictures.ids), at_once):
+        part = slice(start, start + at_once)
+        few = Pictures(pictures.images[part], pictures.labels[part], pictures.ids[part])
+        moments = dict(zip(drawn, methods[0]._moments(engine, few, drawn), strict=True))
+        for method, chosen, found in zip(methods, filters, maps, strict=True):
+            for place, done in enumerate(_finished(method, moments, chosen)):
+                found[place].append(done)
+    return [[torch.cat(parts) for parts in found] for found in maps]
+
+
+def _finished(method: Noisy, moments: dict[LowPass, Moments], filters: Sequence[LowPass]) -> list[Tensor]:
+    if method.linear:
+        maps = filtered(method._of(moments[UNFILTERED]), filters)
+    else:
+        maps = (method._of(moments[low]) for low in filters)
+    return [reduced(found, method.channels) for found in maps]

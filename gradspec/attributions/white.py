@@ -1,23 +1,35 @@
-"""White-box attributions: the gradient at the network's input, read in four ways (SPEC §4)."""
+"""White-box attributions: the gradient at the network's input, read in four ways (SPEC §4).
+
+Each has two halves, drawing gradients and making maps of them; a filter (paper §5) stands between them.
+"""
 
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gradspec._checks import check_whole
 from gradspec.attributions.base import Attribution, Channels, Family, check_channels, reduced
+from gradspec.attributions.filters import UNFILTERED, LowPass, filtered
 from gradspec.attributions.rectifiers import ON_REQUEST, Activation, guide
 from gradspec.engine import Baseline, Engine, Pictures
 from gradspec.targets import Target, label_logit
 
 
 @dataclass(frozen=True)
-class _White(Attribution):
+class White(Attribution):
+    """An attribution made of gradients at the network's input, each of which may be filtered before it goes on.
+
+    Args:
+        target: t, what is differentiated, (logits (N, K), labels (N,)) -> (N,).
+    """
+
     family: ClassVar[Family] = "white"
     target: Target = label_logit
 
@@ -25,15 +37,24 @@ class _White(Attribution):
         """Returns how many forward and backward passes one picture takes."""
         return 1
 
+    def _maps(self, engine: Engine, pictures: Pictures) -> Tensor:
+        return self._filtered(engine, pictures, (UNFILTERED,))[0]
 
-def gradients(engine: Engine, pictures: Pictures, target: Target) -> Tensor:
-    """Returns the target's gradient at each picture (N, C, H, W)."""
-    drawn = engine.gradients(pictures, 1, lambda i, j: pictures.images[i], target)
+    @abstractmethod
+    def _filtered(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Tensor]:
+        """The maps of one group of pictures for each filter of every gradient, of one stream of gradients."""
+
+
+def gradients(
+    engine: Engine, pictures: Pictures, target: Target, rule: Callable[[Tensor], Any] | None = None
+) -> Tensor:
+    """Returns the target's gradient at each picture (N, C, H, W); the rule is that of `Engine.gradients`."""
+    drawn = engine.gradients(pictures, 1, lambda i, j: pictures.images[i], target, rule)
     return torch.cat([found.gradients for found in drawn])
 
 
 @dataclass(frozen=True)
-class Saliency(_White):
+class Saliency(White):
     """Saliency: the largest magnitude over channels of the gradient, max_c |∂t/∂x_c| (Simonyan 2014).
 
     Args:
@@ -46,12 +67,13 @@ class Saliency(_White):
         [[[4.0, 2.0], [3.0, 0.0]]]
     """
 
-    def _maps(self, engine: Engine, pictures: Pictures) -> Tensor:
-        return gradients(engine, pictures, self.target).abs().amax(1)
+    def _filtered(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Tensor]:
+        drawn = gradients(engine, pictures, self.target)
+        return [found.abs().amax(1) for found in filtered(drawn, filters)]
 
 
 @dataclass(frozen=True)
-class GradientInput(_White):
+class GradientInput(White):
     """Gradient times input, the mean over channels of ∂t/∂x_c · x_c (Shrikumar 2017); x in the network's units.
 
     Args:
@@ -64,12 +86,13 @@ class GradientInput(_White):
     def __post_init__(self) -> None:
         check_channels(self.channels)
 
-    def _maps(self, engine: Engine, pictures: Pictures) -> Tensor:
-        return reduced(gradients(engine, pictures, self.target) * pictures.images, self.channels)
+    def _filtered(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Tensor]:
+        drawn = gradients(engine, pictures, self.target)
+        return [reduced(found * pictures.images, self.channels) for found in filtered(drawn, filters)]
 
 
 @dataclass(frozen=True)
-class IntegratedGradients(_White):
+class IntegratedGradients(White):
     """Integrated gradients (Sundararajan 2017): (x − x0) · ∫ ∂t/∂x(x0 + α(x − x0)) dα, mean over channels.
 
     The integral is the trapezoid rule over `steps` equidistant points with both ends; its weights sum to one.
@@ -96,7 +119,7 @@ class IntegratedGradients(_White):
         """Returns how many forward and backward passes one picture takes."""
         return self.steps
 
-    def _maps(self, engine: Engine, pictures: Pictures) -> Tensor:
+    def _filtered(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Tensor]:
         images = pictures.images
         start = engine.baseline(self.baseline, images.shape[1])
         way = images - start
@@ -110,11 +133,12 @@ class IntegratedGradients(_White):
         total = torch.zeros_like(images, dtype=torch.float64)
         for drawn in engine.gradients(pictures, self.steps, make, self.target):
             total.index_add_(0, drawn.pictures, drawn.gradients * weights[drawn.variants, None, None, None])
-        return reduced(way * total, self.channels)
+        # the mean of filtered gradients is the filtered mean
+        return [reduced(way * found, self.channels) for found in filtered(total, filters)]
 
 
 @dataclass(frozen=True)
-class GuidedBackprop(_White):
+class GuidedBackprop(White):
     """Guided backpropagation (Springenberg 2015): only positive gradients pass each rectifier; mean over channels.
 
     At each ReLU, ReLU6 and LeakyReLU, module or function, the gradient becomes the activation's own derivative times
@@ -137,18 +161,17 @@ class GuidedBackprop(_White):
         if not set(self.also) <= set(ON_REQUEST):
             raise ValueError(f"Expected further activations among {tuple(ON_REQUEST)}, got {self.also!r}.")
 
-    def _maps(self, engine: Engine, pictures: Pictures) -> Tensor:
+    def _filtered(self, engine: Engine, pictures: Pictures, filters: Sequence[LowPass]) -> list[Tensor]:
         guided: list[int] = []
 
         def rule(logits: Tensor) -> None:
             guided.append(guide(logits, self.also))
 
-        drawn = engine.gradients(pictures, 1, lambda i, j: pictures.images[i], self.target, rule)
-        maps = reduced(torch.cat([found.gradients for found in drawn]), self.channels)
+        drawn = gradients(engine, pictures, self.target, rule)
         if not any(guided):
             warnings.warn(
                 "GuidedBackprop found no rectifier in this network: its maps are the plain gradient (also=('gelu', "
                 "'silu') guides these).",
-                stacklevel=4,
+                stacklevel=5,
             )
-        return maps
+        return [reduced(found, self.channels) for found in filtered(drawn, filters)]

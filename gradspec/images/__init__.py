@@ -2,6 +2,6 @@
 
 from .folder import PictureFolder, load_images
 from .labels import PictureError
-from .preprocessing import Preprocess, as_rgb, described, moments
+from .preprocessing import Preprocess, as_rgb, described, moments, pixels_of
 
-__all__ = ["PictureError", "PictureFolder", "Preprocess", "as_rgb", "described", "load_images", "moments"]
+__all__ = ["PictureError", "PictureFolder", "Preprocess", "as_rgb", "described", "load_images", "moments", "pixels_of"]

@@ -229,3 +229,23 @@ def described(model: Any, name: str, default: Any = None) -> Any:
     What `load_model` found comes first, also where the network uses the same name for something of its own.
     """
     return vars(model).get("_gradspec", {}).get(name, getattr(model, name, default))
+
+
+def pixels_of(model: Any, images: Tensor) -> np.ndarray:
+    """Returns pictures as they are looked at (N, C, H, W), 0..1: mean and std of the model taken out again.
+
+    Where the model says none, each picture is stretched from its darkest to its lightest value.
+
+    Example:
+        >>> net = torch.nn.Identity()
+        >>> net.mean, net.std = (0.5,), (0.25,)
+        >>> pixels_of(net, torch.tensor([[[[-2.0, 0.0, 2.0]]]])).tolist()
+        [[[[0.0, 0.5, 1.0]]]]
+    """
+    images = images.detach().float().cpu()
+    known = moments(model)
+    if known is None or len(known[0]) not in (1, images.shape[1]):
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        return ((images - low) / (high - low).clamp(min=1e-12)).numpy()  # a picture of one value is black, not 0 / 0
+    mean, std = (torch.tensor(values)[:, None, None] for values in known)
+    return (images * std + mean).clamp(0, 1).numpy()

@@ -5,20 +5,30 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_images
+from gradspec.attributions.base import Maps, checked_maps
 from gradspec.data import picture_id
-from gradspec.engine import Engine, Pictures, engine_of
+from gradspec.engine import GROUP, VALUES, Engine, Pictures, engine_of
 from gradspec.targets import Score
 
-Maps = Tensor | np.ndarray
+ROWS = 4 * GROUP  # maps held on the device at once where a picture has several, fewer of large ones
+
+
+class Rows(NamedTuple):
+    """Maps φ (M, H, W), and which of a group's pictures each is of (M,), in the order of the pictures."""
+
+    maps: Tensor
+    which: Tensor
+
+
 Find = Callable[[Engine, Pictures, Tensor], Tensor]
+FindRows = Callable[[Engine, Pictures, Rows], Tensor]
 
 
 class Metric(ABC):
@@ -55,35 +65,95 @@ class Metric(ABC):
     def passes(self, height: int, width: int) -> int:
         """Returns how many forward passes one picture of that size takes at most."""
 
+    def several(
+        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Mapping[str, Maps], *,
+        ids: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Returns the values of several maps of the same pictures by the maps' names, each (N,).
+
+        They are those of a call for each; what does not depend on the map is asked of the network once.
+
+        Args:
+            model: A classifier, or an `Engine` made of one.
+            images: x (N, C, H, W), as the network expects them, of any size.
+            labels: y (N,), the classes that the maps explain, int64.
+            maps: Name -> φ (N, H, W) or (N, C, H, W).
+            ids: A name for each picture, of which its random numbers are made; None: a hash of the picture.
+
+        Raises:
+            TypeError, ValueError: As the call.
+        """
+        return {name: self(model, images, labels, found, ids=ids) for name, found in maps.items()}
+
+    def passes_of_several(self, maps: int, height: int, width: int) -> int:
+        """Returns how many forward passes so many maps of one picture of that size take together at most."""
+        return maps * self.passes(height, width)
+
     def _over_groups(
         self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, ids: Sequence[str] | None,
         find: Find, *, shape: tuple[int, ...] = (), reduce: bool = True, undefined: str = "have a score of NaN",
     ) -> Tensor:  # fmt: skip
         """What `find` finds for the pictures of each group whose maps can be scored (N, *shape), NaN for the others."""
+
+        def find_rows(engine: Engine, pictures: Pictures, rows: Rows) -> Tensor:
+            return find(engine, pictures, rows.maps)
+
+        return self._over_several(
+            model, images, labels, [maps], ids, find_rows, shape=shape, reduce=reduce, undefined=undefined
+        )[0]
+
+    def _over_several(
+        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Sequence[Maps],
+        ids: Sequence[str] | None, find: FindRows, *, shape: tuple[int, ...] = (), reduce: bool = True,
+        undefined: str = "have a score of NaN",
+    ) -> Tensor:  # fmt: skip
+        """The same for K maps of each picture (K, N, *shape); `find` gets all maps of some pictures at a time."""
         engine = engine_of(model)
         check_images(images)
-        maps = checked_maps(maps, images, reduce=reduce)
-        faults = Faults(maps)
-        values = torch.full((len(images), *shape), torch.nan, dtype=torch.float32)
-        with engine.task(type(self).__name__, int(faults.none.sum()) * self.passes(*images.shape[-2:])):
+        checked = [checked_maps(found, images, reduce=reduce) for found in maps]
+        faults = Faults(*checked)
+        sound = faults.none.view(len(maps), len(images))
+        values = torch.full((*sound.shape, *shape), torch.nan, dtype=torch.float32)
+        with engine.task(type(self).__name__, self._passes_of(sound, *images.shape[-2:])):
             start = 0
             for pictures in engine.groups(images, labels, ids):
                 stop = start + len(pictures.images)
-                kept = faults.none[start:stop].nonzero()[:, 0]
-                if len(kept):
-                    chosen = kept.to(pictures.images.device)
-                    part = Pictures(
-                        pictures.images[chosen], pictures.labels[chosen], [pictures.ids[k] for k in kept.tolist()]
-                    )
-                    found = find(engine, part, maps[start + kept.to(maps.device)].to(chosen.device))
-                    values[start + kept] = found.to("cpu", torch.float32)
+                for part in _parts(sound[:, start:stop], images[0].numel()):
+                    chosen = _chosen(pictures, part)
+                    which, kinds = sound[:, start + part].t().nonzero(as_tuple=True)
+                    rows = _rows(checked, start + part, kinds, which, chosen.images.device)
+                    values[kinds, start + part[which]] = find(engine, chosen, rows).to("cpu", torch.float32)
                 start = stop
-        faults.warn(self, values, undefined)
+        faults.warn(self, values.flatten(0, 1), undefined)
         return values.to(images.device)
+
+    def _passes_of(self, sound: Tensor, height: int, width: int) -> int:
+        """Forward passes for pictures whose maps can be scored or not (K, N)."""
+        return sum(self.passes_of_several(count, height, width) for count in sound.sum(0).tolist() if count)
+
+
+def _parts(sound: Tensor, values: int) -> Sequence[Tensor]:
+    """Pictures of a group with a map that can be scored (K, n), so many at a time as their maps may be held."""
+    kept = sound.any(0).nonzero()[:, 0]
+    rows = max(1, min(ROWS, ROWS * VALUES // values))
+    at_once = GROUP if len(sound) == 1 else max(1, rows // len(sound))
+    return kept.split(at_once) if len(kept) else ()
+
+
+def _chosen(pictures: Pictures, part: Tensor) -> Pictures:
+    places = part.to(pictures.images.device)
+    return Pictures(pictures.images[places], pictures.labels[places], [pictures.ids[k] for k in part.tolist()])
+
+
+def _rows(maps: Sequence[Tensor], part: Tensor, kinds: Tensor, which: Tensor, device: torch.device) -> Rows:
+    """Of K maps of N pictures (K)(N, ...), those of kind `kinds` (M,) and of picture `part[which]` (M,)."""
+    stacked = torch.cat([found[part.to(found.device)][None].to(device) for found in maps])  # (K, n, ...)
+    which = which.to(device)
+    return Rows(stacked[kinds.to(device), which], which)
 
 
 class Faults:
-    """Which maps (N, ...) hold no explanation: by picture (N,), on the CPU.
+    """Which maps hold no explanation, of tensors (N, ...) one behind the other: by map, bool, on the CPU.
 
     Attributes:
         broken: It holds NaN or infinite values.
@@ -91,10 +161,10 @@ class Faults:
         none: Neither.
     """
 
-    def __init__(self, maps: Tensor) -> None:
-        flat = maps.flatten(1)
-        self.broken = ~flat.isfinite().all(1).cpu()
-        self.constant = (flat.amax(1) == flat.amin(1)).cpu() & ~self.broken
+    def __init__(self, *maps: Tensor) -> None:
+        flat = [found.flatten(1) for found in maps]
+        self.broken = torch.cat([~found.isfinite().all(1).cpu() for found in flat])
+        self.constant = torch.cat([(found.amax(1) == found.amin(1)).cpu() for found in flat]) & ~self.broken
         self.none = ~(self.broken | self.constant)
 
     def warn(self, metric: Metric, values: Tensor, undefined: str) -> None:
@@ -113,39 +183,15 @@ class Faults:
         ]
         said = [f"{n} map {one}" if n == 1 else f"{n} maps {many}" for n, one, many in counts if n]
         if said:
-            warnings.warn(f"{type(metric).__name__}: {', '.join(said)}: not scored (NaN).", stacklevel=_outside())
+            warnings.warn(f"{type(metric).__name__}: {', '.join(said)}: not scored (NaN).", stacklevel=outside())
 
 
-def _outside() -> int:
+def outside() -> int:
     """The `stacklevel` of the first caller that is not of gradspec: as deep for `curves` as for the call."""
     level, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("gradspec."):
         level, frame = level + 1, frame.f_back
     return level
-
-
-def checked_maps(maps: Maps, images: Tensor, *, reduce: bool = True) -> Tensor:
-    """Returns maps as a floating tensor, (N, H, W) where `reduce`, as they fit the pictures.
-
-    Raises:
-        TypeError: For anything but floating-point tensors and arrays.
-        ValueError: For maps of another number or size than the pictures (N, C, H, W).
-    """
-    if not isinstance(maps, (Tensor, np.ndarray)):
-        raise TypeError(f"Expected maps as a tensor or an array (N, H, W) or (N, C, H, W), got {type(maps).__name__}.")
-    floating = maps.is_floating_point() if isinstance(maps, Tensor) else maps.dtype in (np.float16, np.float32, float)
-    if not floating:
-        raise TypeError(f"Expected floating-point maps, got {maps.dtype}; convert them to float32.")
-    # a copy of an array, which may be read-only or reversed
-    found = maps.detach() if isinstance(maps, Tensor) else torch.from_numpy(np.array(maps, order="C"))
-    n, height, width = len(images), *images.shape[-2:]
-    if found.ndim not in (3, 4) or found.numel() == 0 or (len(found), *found.shape[-2:]) != (n, height, width):
-        raise ValueError(
-            f"Expected maps ({n}, {height}, {width}) or ({n}, C, {height}, {width}), as the pictures are, "
-            f"got shape {tuple(found.shape)}."
-        )
-    found = found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
-    return found.mean(1) if reduce and found.ndim == 4 else found
 
 
 def whole_scores(engine: Engine, images: Tensor, labels: Tensor, score: Score) -> Tensor:

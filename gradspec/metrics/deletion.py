@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar, Literal, NamedTuple
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from gradspec._checks import check_whole
+from gradspec.attributions.base import Maps
 from gradspec.engine import Baseline, Engine, Pictures
-from gradspec.metrics.base import Maps, Metric, whole_scores
-from gradspec.randomness import generator
+from gradspec.metrics.base import Metric, Rows, whole_scores
+from gradspec.metrics.masks import distinct, mask_keys, ordering, places_in, tie_orders
 from gradspec.targets import Score, label_probability
 
 Blank = Baseline | Literal["blur"]
@@ -48,7 +50,14 @@ class BothCurves(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Replacing(Metric):
+class Replacing(Metric):
+    """What metrics of the areas under curves of replaced pixels share: they may be scored together (`areas`).
+
+    Attributes:
+        inserts: Which curves it is made of: False where pixels are replaced, True where they are put in.
+    """
+
+    inserts: ClassVar[tuple[bool, ...]]
     score: Score = label_probability
     steps: int = 10
     baseline: Blank = "mean"
@@ -59,48 +68,88 @@ class _Replacing(Metric):
         if isinstance(self.baseline, str) and self.baseline not in ("mean", "blur"):
             raise ValueError(f"Expected a baseline 'mean', 'blur' or a pixel value, got {self.baseline!r}.")
 
+    @property
+    def settings(self) -> tuple[Score, int, Blank, int]:
+        """What the curves depend on: metrics of equal settings may be scored together."""
+        return self.score, self.steps, self.baseline, self.seed
+
     def passes(self, height: int, width: int) -> int:
         """Returns how many forward passes a picture takes, fewer where its ends are known; one more for all."""
-        return self.steps + (self.baseline == "blur")
+        return self.passes_of_several(1, height, width)
+
+    def passes_of_several(self, maps: int, height: int, width: int) -> int:
+        """Returns how many forward passes so many maps of a picture take, fewer where their masks are equal."""
+        return maps * len(self.inserts) * (self.steps - 1) + 1 + (self.baseline == "blur")
+
+    def __call__(
+        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, *, ids: Sequence[str] | None = None
+    ) -> Tensor:
+        """Returns each picture's value (N,), as `Metric`."""
+        return self.several(model, images, labels, {"": maps}, ids=ids)[""]
+
+    def several(
+        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Mapping[str, Maps], *,
+        ids: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Returns the values of several maps, as `Metric`: equal masks of a picture are scored once."""
+        return areas([self], model, images, labels, maps, ids=ids)[0]
+
+    @abstractmethod
+    def value(self, areas: Mapping[bool, Tensor]) -> Tensor:
+        """Returns the metric (N,) from the areas of its curves (N,), by whether pixels are put in."""
 
     def _curves(
-        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, ids: Sequence[str] | None,
-        inserts: tuple[bool, ...],
-    ) -> list[Curves]:  # fmt: skip
-        def find(engine: Engine, pictures: Pictures, maps: Tensor) -> Tensor:
-            return self._points(engine, pictures, maps, inserts)
+        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Sequence[Maps],
+        ids: Sequence[str] | None, inserts: tuple[bool, ...],
+    ) -> list[dict[bool, Curves]]:  # fmt: skip
+        """The curves of each of several maps."""
 
-        scores = self._over_groups(model, images, labels, maps, ids, find, shape=(len(inserts), self.steps + 1))
+        def find(engine: Engine, pictures: Pictures, rows: Rows) -> Tensor:
+            return self._points(engine, pictures, rows, inserts)
+
+        scores = self._over_several(model, images, labels, maps, ids, find, shape=(len(inserts), self.steps + 1))
         pixels = images.shape[-2] * images.shape[-1]
         fractions = (self._counts(pixels).double() / pixels).to(images.device)
-        return [Curves(fractions, curve) for curve in scores.unbind(1)]
+        return [
+            {insert: Curves(fractions, curve) for insert, curve in zip(inserts, of_map.unbind(1), strict=True)}
+            for of_map in scores
+        ]
 
     def _counts(self, pixels: int) -> Tensor:
         return torch.tensor([point * pixels // self.steps for point in range(self.steps + 1)])
 
-    def _points(self, engine: Engine, pictures: Pictures, maps: Tensor, inserts: tuple[bool, ...]) -> Tensor:
-        """The curves of one group (n, inserts, steps + 1); the ends are the same two pictures for all."""
+    def _points(self, engine: Engine, pictures: Pictures, rows: Rows, inserts: tuple[bool, ...]) -> Tensor:
+        """The curves of some maps (M, inserts, steps + 1); the ends are the same two pictures for all of a picture."""
         blank = self._blank(engine, pictures.images)
-        whole = whole_scores(engine, pictures.images, pictures.labels, self.score)
-        empty = self._blank_scores(engine, pictures, blank)
-        inner = self._inner(engine, pictures, maps, blank, inserts)
+        whole = whole_scores(engine, pictures.images, pictures.labels, self.score)[rows.which]
+        empty = self._blank_scores(engine, pictures, blank)[rows.which]
+        inner = self._inner(engine, pictures, rows, blank, inserts)
         ends = [(empty, whole) if insert else (whole, empty) for insert in inserts]
         curves = zip(ends, inner.double().unbind(1), strict=True)
         return torch.stack([torch.cat([a[:, None], points, b[:, None]], 1) for (a, b), points in curves], 1)
 
     def _inner(
-        self, engine: Engine, pictures: Pictures, maps: Tensor, blank: Tensor, inserts: tuple[bool, ...]
+        self, engine: Engine, pictures: Pictures, rows: Rows, blank: Tensor, inserts: tuple[bool, ...]
     ) -> Tensor:
+        """The points between the ends (M, inserts, steps - 1): each distinct mask of a picture is a job."""
         images = pictures.images.contiguous(memory_format=torch.channels_last)  # as the network takes them
-        ranks = ranking(maps, pictures.ids, self.seed)
-        counts = self._counts(ranks[0].numel())[1:-1].to(ranks).repeat(len(inserts))
-        keep = torch.tensor(inserts, device=ranks.device).repeat_interleave(self.steps - 1)
+        ties = tie_orders(pictures.ids, rows.maps[0].numel(), self.seed).to(rows.which.device)
+        order = ordering(rows.maps, ties[rows.which])
+        ranks = places_in(order).view_as(rows.maps)
+        inner = self._counts(order.shape[1])[1:-1].to(ranks)
+        counts = inner.repeat(len(inserts))
+        keep = torch.tensor(inserts, device=ranks.device).repeat_interleave(len(inner))
+        jobs, found = distinct(mask_keys(order, rows.which, inner, inserts).flatten())
+        row, point = jobs // len(counts), jobs % len(counts)
+        picture = rows.which[row]
 
         def make(i: Tensor, j: Tensor) -> Tensor:
-            replaced = (ranks[i] < counts[j, None, None]) != keep[j, None, None]
-            return torch.where(replaced[:, None], blank if len(blank) == 1 else blank[i], images[i])
+            replaced = (ranks[row[i]] < counts[point[i], None, None]) != keep[point[i], None, None]
+            return torch.where(replaced[:, None], blank if len(blank) == 1 else blank[picture[i]], images[picture[i]])
 
-        return engine.scores(pictures, len(counts), make, self.score).unflatten(1, (len(inserts), self.steps - 1))
+        # a "picture" for each job, of which the engine needs the number, the shape and the label alone
+        asked = Pictures(images[:1].expand(len(jobs), -1, -1, -1), pictures.labels[picture], [""] * len(jobs))
+        return engine.scores(asked, 1, make, self.score)[found, 0].view(-1, len(inserts), self.steps - 1)
 
     def _blank(self, engine: Engine, images: Tensor) -> Tensor:
         """What pixels are replaced by: (1, C, 1, 1), or the blurred pictures (n, C, H, W)."""
@@ -118,20 +167,16 @@ class _Replacing(Metric):
 
 
 @dataclass(frozen=True)
-class _OneCurve(_Replacing):
-    inserts: ClassVar[bool]
-
-    def __call__(
-        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, *, ids: Sequence[str] | None = None
-    ) -> Tensor:
-        """Returns the area under each picture's curve (N,), as `Metric`."""
-        return self.curves(model, images, labels, maps, ids=ids).area
+class _OneCurve(Replacing):
+    def value(self, areas: Mapping[bool, Tensor]) -> Tensor:
+        """Returns the area under the one curve (N,)."""
+        return areas[self.inserts[0]]
 
     def curves(
         self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, *, ids: Sequence[str] | None = None
     ) -> Curves:
         """Returns the curves themselves, from the first end to the last; arguments as `Metric`."""
-        return self._curves(model, images, labels, maps, ids, (self.inserts,))[0]
+        return self._curves(model, images, labels, [maps], ids, self.inserts)[0][self.inserts[0]]
 
 
 @dataclass(frozen=True)
@@ -163,7 +208,7 @@ class Deletion(_OneCurve):
     """
 
     higher_is_better: ClassVar[bool] = False
-    inserts: ClassVar[bool] = False
+    inserts: ClassVar[tuple[bool, ...]] = (False,)
 
 
 @dataclass(frozen=True)
@@ -184,11 +229,11 @@ class Insertion(_OneCurve):
         ValueError: For fewer than two steps and another word for a baseline.
     """
 
-    inserts: ClassVar[bool] = True
+    inserts: ClassVar[tuple[bool, ...]] = (True,)
 
 
 @dataclass(frozen=True)
-class Faithfulness(_Replacing):
+class Faithfulness(Replacing):
     """Faithfulness F: insertion − deletion, for a probability in −1..1: the higher, the better (the paper's §5).
 
     Both from one ranking, one pair of ends and shared batches: 2·(steps − 1) + 1 passes for a picture, and one for all.
@@ -203,39 +248,48 @@ class Faithfulness(_Replacing):
         ValueError: For fewer than two steps and another word for a baseline.
     """
 
-    def passes(self, height: int, width: int) -> int:
-        """Returns how many forward passes a picture takes, fewer where its ends are known; one more for all."""
-        return super().passes(height, width) + self.steps - 1
+    inserts: ClassVar[tuple[bool, ...]] = (False, True)
 
-    def __call__(
-        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, *, ids: Sequence[str] | None = None
-    ) -> Tensor:
-        """Returns each picture's insertion − deletion (N,), as `Metric`."""
-        both = self.curves(model, images, labels, maps, ids=ids)
-        return both.insertion.area - both.deletion.area
+    def value(self, areas: Mapping[bool, Tensor]) -> Tensor:
+        """Returns insertion − deletion (N,)."""
+        return areas[True] - areas[False]
 
     def curves(
         self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, *, ids: Sequence[str] | None = None
     ) -> BothCurves:
         """Returns the curves of `Deletion` and `Insertion`, for the price of one; arguments as `Metric`."""
-        return BothCurves(*self._curves(model, images, labels, maps, ids, (False, True)))
+        found = self._curves(model, images, labels, [maps], ids, self.inserts)[0]
+        return BothCurves(found[False], found[True])
 
 
-def ranking(maps: Tensor, ids: Sequence[str], seed: int) -> Tensor:
-    """Returns each pixel's place when sorted by falling value (N, H, W), int32; ties in an order of the picture's own.
+def areas(
+    metrics: Sequence[Replacing], model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Mapping[str, Maps],
+    *, ids: Sequence[str] | None = None,
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """Returns the values of metrics of equal settings from one set of curves, for each the (N,) of every map.
 
     Args:
-        maps: (N, H, W).
-        ids: A name for each picture.
-        seed: Of the order of ties.
+        metrics: `Deletion`, `Insertion`, `Faithfulness` of the same score, steps, baseline and seed.
+        model: A classifier, or an `Engine` made of one.
+        images: x (N, C, H, W), as the network expects them.
+        labels: y (N,), int64.
+        maps: Name -> φ (N, H, W) or (N, C, H, W).
+        ids: A name for each picture; None: a hash of the picture.
+
+    Raises:
+        TypeError, ValueError: As `Metric`; for metrics of different settings.
     """
-    values = maps.flatten(1)
-    pixels = values.shape[1]
-    shuffled = torch.stack([torch.randperm(pixels, generator=generator(seed, "ties", name)) for name in ids])
-    shuffled = shuffled.to(values.device)
-    order = shuffled.gather(1, values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
-    places = torch.arange(pixels, dtype=torch.int32, device=values.device).expand_as(order)
-    return torch.empty_like(places.contiguous()).scatter_(1, order, places).view_as(maps)
+    if any(metric.settings != metrics[0].settings for metric in metrics):
+        raise ValueError("Expected metrics of the same score, steps, baseline and seed, to share their curves.")
+    if not maps:
+        return [{} for _ in metrics]
+    inserts = tuple(sorted({insert for metric in metrics for insert in metric.inserts}))
+    drawn = max(metrics, key=lambda metric: len(metric.inserts))
+    if len(drawn.inserts) < len(inserts):
+        drawn = Faithfulness(*drawn.settings)
+    curves = drawn._curves(model, images, labels, list(maps.values()), ids, inserts)
+    found = [{insert: curve.area for insert, curve in of_map.items()} for of_map in curves]
+    return [dict(zip(maps, map(metric.value, found), strict=True)) for metric in metrics]
 
 
 def blurred(images: Tensor) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from gradspec._checks import check_whole
+from gradspec.attributions.base import Maps
+from gradspec.data import picture_id
 from gradspec.engine import Baseline, Engine, Pictures
-from gradspec.metrics.base import Maps, Metric, whole_scores
+from gradspec.metrics.base import Metric, Rows, whole_scores
 from gradspec.randomness import generator
 from gradspec.targets import Score, label_probability
 
@@ -59,12 +62,29 @@ class MuFidelity(Metric):
         """Returns how many forward passes one picture takes, one fewer where the engine knows its score."""
         return self.subsets + 1
 
+    def passes_of_several(self, maps: int, height: int, width: int) -> int:
+        """Returns how many forward passes so many maps of one picture take: as many as one."""
+        return self.passes(height, width)
+
     def __call__(
         self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Maps, *, ids: Sequence[str] | None = None
     ) -> Tensor:
         """Returns the correlation for each picture (N,), as `Metric`."""
+        return self.several(model, images, labels, {"": maps}, ids=ids)[""]
+
+    def several(
+        self, model: nn.Module | Engine, images: Tensor, labels: Tensor, maps: Mapping[str, Maps], *,
+        ids: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Returns the values of several maps, as `Metric`: a picture's drops, of which no map is part, are asked once.
+
+        Also by later calls with the same engine, picture, label and id.
+        """
+        if not maps:
+            return {}
         undefined = "have the same drop or the same sum for every subset"
-        return self._over_groups(model, images, labels, maps, ids, self._values, undefined=undefined)
+        found = self._over_several(model, images, labels, list(maps.values()), ids, self._values, undefined=undefined)
+        return dict(zip(maps, found, strict=True))
 
     def cells(self, ids: Sequence[str]) -> Tensor:
         """Returns which cells each subset holds, of each picture (N, subsets, grid²), bool, by rows of the grid.
@@ -81,22 +101,48 @@ class MuFidelity(Metric):
         drawn = torch.rand(self.subsets, cells, dtype=torch.float32, generator=generator(self.seed, "subsets", name))
         return drawn.argsort(1) <= int(cells * self.share) if self.exact else drawn < self.share
 
-    def _values(self, engine: Engine, pictures: Pictures, maps: Tensor) -> Tensor:
+    def _values(self, engine: Engine, pictures: Pictures, rows: Rows) -> Tensor:
+        cells = self.cells(pictures.ids).to(pictures.images.device)
+        where = grid_cells(self.grid, *pictures.images.shape[-2:]).to(pictures.images.device)
+        drops = self._drops(engine, pictures, cells, where)
+        amounts = torch.zeros(len(rows.maps), self.grid**2, dtype=torch.float64, device=where.device)
+        amounts.index_add_(1, where.flatten(), rows.maps.flatten(1).double())
+        _, exponents = torch.frexp(amounts.abs().amax(1, keepdim=True))
+        amounts = torch.ldexp(amounts, -exponents)  # a power of two changes no rounding
+        # a map at a time: of many the cells of all subsets would not fit
+        sums = torch.stack([(cells[k] * one).sum(1) for k, one in zip(rows.which.tolist(), amounts, strict=True)])
+        return rank_correlation(drops[rows.which], sums.float())
+
+    def _drops(self, engine: Engine, pictures: Pictures, cells: Tensor, where: Tensor) -> Tensor:
+        """f(x) − f(x_S) of each picture (n, subsets), float64; those that the engine knows are not asked again."""
+        whole = whole_scores(engine, pictures.images, pictures.labels, self.score)
+        known = self._known(engine, pictures.images.shape[1:])
+        content = [picture_id(image) for image in pictures.images]
+        keys = list(zip(content, pictures.labels.tolist(), pictures.ids, strict=True))
+        scores = whole.tolist()
+        # a score that has changed since is seen by the whole picture's
+        new = [k for k, key in enumerate(keys) if key not in known or known[key][0] != scores[k]]
+        if new:
+            part = Pictures(pictures.images[new], pictures.labels[new], [pictures.ids[k] for k in new])
+            found = self._subset_scores(engine, part, cells[new], where).cpu()
+            known.update({keys[k]: (scores[k], values) for k, values in zip(new, found, strict=True)})
+        return whole[:, None] - torch.stack([known[key][1] for key in keys]).to(whole.device)
+
+    def _known(self, engine: Engine, shape: Sequence[int]) -> dict[Any, tuple[float, Tensor]]:
+        """By picture, label and id: the score of the picture, and those of its subsets (subsets,)."""
+        if not isinstance(self.score, Hashable):
+            return {}
+        return engine.fact(("subsets", self, tuple(shape)), dict)
+
+    def _subset_scores(self, engine: Engine, pictures: Pictures, cells: Tensor, where: Tensor) -> Tensor:
+        """f(x_S) (n, subsets)."""
         images = pictures.images.contiguous(memory_format=torch.channels_last)  # as the network takes them
         blank = engine.baseline(self.baseline, images.shape[1])
-        cells = self.cells(pictures.ids).to(images.device)
-        where = grid_cells(self.grid, *images.shape[-2:]).to(images.device)
 
         def make(i: Tensor, j: Tensor) -> Tensor:
             return torch.where(cells[i, j][:, where][:, None], blank, images[i])
 
-        whole = whole_scores(engine, pictures.images, pictures.labels, self.score)
-        drops = whole[:, None] - engine.scores(pictures, self.subsets, make, self.score)
-        amounts = torch.zeros(len(images), self.grid**2, dtype=torch.float64, device=images.device)
-        amounts.index_add_(1, where.flatten(), maps.flatten(1).double())
-        _, exponents = torch.frexp(amounts.abs().amax(1, keepdim=True))
-        sums = (cells * torch.ldexp(amounts, -exponents)[:, None]).sum(2).float()  # a power of two changes no rounding
-        return rank_correlation(drops, sums)
+        return engine.scores(pictures, self.subsets, make, self.score)
 
 
 def grid_cells(grid: int, height: int, width: int) -> Tensor:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_images, check_positive, check_whole
-from gradspec.attributions.base import Attribution, takes_ids
+from gradspec.attributions.base import Attribution, Explain, Maps, explained
 from gradspec.engine import GROUP, Engine, Pictures, engine_of
-from gradspec.metrics.base import Maps, Metric, checked_maps
-from gradspec.passes import eval_mode
+from gradspec.metrics.base import Metric
 from gradspec.randomness import generator
-
-Explain = Attribution | Callable[..., Any]  # (model, images, labels) -> maps, a tensor or an array
-
-FOREIGN = 16  # pictures given to another library's attribution at once: it may hold all of their activations
 
 
 class Distances(NamedTuple):
@@ -106,7 +101,7 @@ class Stability(Metric):
         height, width = images.shape[-2:]
         with engine.task(type(self).__name__, len(images) * self.passes(height, width, attribution)):
             if maps is None:
-                maps = torch.cat([_explained(engine, attribution, part) for part in engine.groups(images, labels, ids)])
+                maps = torch.cat([explained(engine, attribution, *part) for part in engine.groups(images, labels, ids)])
 
             def find(engine: Engine, pictures: Pictures, maps: Tensor) -> Tensor:
                 return self._distances(engine, pictures, maps, attribution)
@@ -122,7 +117,7 @@ class Stability(Metric):
         for jobs in torch.arange(len(maps) * self.samples).split(GROUP):
             i, j = jobs // self.samples, jobs % self.samples
             copies = self._copies(engine, pictures, i.tolist(), j.tolist())
-            moved = _explained(engine, attribution, copies).to(maps.device)
+            moved = explained(engine, attribution, *copies).to(maps.device)
             if moved.shape[1:] != maps.shape[1:]:
                 raise ValueError(
                     f"Expected the attribution's maps to be {tuple(maps.shape[1:])} as those of the pictures, "
@@ -149,17 +144,3 @@ class Stability(Metric):
 
 def _length(maps: Tensor) -> Tensor:
     return maps.flatten(1).norm(dim=1)
-
-
-def _explained(engine: Engine, attribution: Explain, pictures: Pictures) -> Tensor:
-    """The attribution's maps of one group of pictures, by its own means or the engine's."""
-    if isinstance(attribution, Attribution):
-        return attribution(engine, pictures.images, pictures.labels, ids=pictures.ids)
-    named, found = takes_ids(attribution), []
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(engine.model):
-        for start in range(0, len(pictures.ids), FOREIGN):
-            part = slice(start, start + FOREIGN)
-            images, labels, ids = pictures.images[part], pictures.labels[part], pictures.ids[part]
-            maps = attribution(engine.model, images, labels, **({"ids": ids} if named else {}))
-            found.append(checked_maps(maps, images, reduce=False))
-    return torch.cat(found)
