@@ -1,0 +1,288 @@
+"""A fitted cutoff with everything that it was chosen by, saved to and loaded from a folder of plain files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from gradspec.cutoffs.curve import Curve
+from gradspec.cutoffs.grid import Cutoffs, names_of_cutoffs
+from gradspec.cutoffs.identity import fingerprint
+from gradspec.engine import Engine
+from gradspec.forgrad import Where
+from gradspec.fourier import FilterShape
+from gradspec.statistics import paired
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rule = Literal["argmax", "one_se"]
+
+_FORMAT = 1
+_CONTROL = "control: "
+
+
+class Round(NamedTuple):
+    """Pictures on which the same cutoffs were scored: rows of `per_image`, one round behind the other.
+
+    Attributes:
+        pictures: How many.
+        cutoffs: Which; all of them but in a race.
+    """
+
+    pictures: int
+    cutoffs: Cutoffs
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CutoffFit:
+    """A cutoff that was chosen by a metric on some pictures, not to be reported on the same (SPEC §5).
+
+    Made by `gradspec.fit_cutoff`; `FORGrad(attribution, fit)` takes its cutoff, where and shape.
+
+    Attributes:
+        cutoffs: Which were tried, in cycles/image; None is no filter, that is `FORGrad(attribution, None, where)`.
+        per_image: The curve of each picture: `picture`, `label`, and a column for each cutoff (`names`); NaN where the
+            map cannot be scored, and in a race where the cutoff was out by then.
+        control_scores: `picture` and a column for each control: "no filter", the attribution as it is; "abs only", its
+            magnitude; "centre prior", "white noise", which know no network. In a race of half of the pictures.
+        rounds: Which rows of them were scored at which cutoffs.
+        where: What is filtered, "attribution" or "gradient".
+        shape: Of the filter.
+        search: "grid" or "race".
+        attribution: What was filtered, in words.
+        metric: What was measured, in words.
+        higher_is_better: Of the metric.
+        model: The network's class and a hash of its weights and modules.
+        forwards: Forward passes that were spent, explanations and controls too.
+        backwards: Backward passes.
+        spec: Settings, versions and time, plain JSON.
+        rule: By which `cutoff` is chosen: "argmax", or "one_se" (`choose`).
+    """
+
+    cutoffs: Cutoffs
+    per_image: pd.DataFrame
+    control_scores: pd.DataFrame
+    rounds: tuple[Round, ...]
+    where: Where
+    shape: FilterShape
+    search: Literal["grid", "race"]
+    attribution: str
+    metric: str
+    higher_is_better: bool
+    model: str
+    forwards: int
+    backwards: int
+    spec: dict[str, Any]
+    rule: Rule = "argmax"
+
+    # ---- the choice --------------------------------------------------------------------------
+
+    @property
+    def cutoff(self) -> float | None:
+        """The chosen cutoff in cycles/image, None for no filter: the best, or that of one standard error (`choose`)."""
+        return self.argmax if self.rule == "argmax" else self.one_se
+
+    @property
+    def argmax(self) -> float | None:
+        """The cutoff with the best mean, of equals the largest; of a race its winner."""
+        return self.cutoffs[self._best]
+
+    @cached_property
+    def one_se(self) -> float | None:
+        """The largest cutoff whose paired deficit from the best is within one standard error of it; None is largest.
+
+        In a race on the pictures that both have seen: few for a cutoff that was out early.
+        """
+        return self.cutoffs[self.curve.one_se(self._best)]
+
+    def choose(self, rule: Rule) -> CutoffFit:
+        """Returns the fit with another rule: "argmax", or "one_se", the mildest filter that is as good.
+
+        Raises:
+            ValueError: For another rule.
+        """
+        if rule not in ("argmax", "one_se"):
+            raise ValueError(f"Expected the rule 'argmax' or 'one_se', got {rule!r}.")
+        return replace(self, rule=rule)
+
+    @cached_property
+    def _best(self) -> int:
+        return self.curve.best([self.cutoffs.index(cutoff) for cutoff in self.rounds[-1].cutoffs])
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The scores as `Curve`, the higher the better also for a metric of which low is good."""
+        values = self.per_image[self.names].to_numpy(np.float64)
+        asked = [np.isin(range(len(self.cutoffs)), list(map(self.cutoffs.index, part.cutoffs))) for part in self.rounds]
+        counts = [part.pictures for part in self.rounds]
+        return Curve(self.cutoffs, values if self.higher_is_better else -values, np.repeat(asked, counts, axis=0))
+
+    # ---- what it rests on --------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of `per_image`, one for each cutoff."""
+        return names_of_cutoffs(self.cutoffs)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Ids of the pictures it was chosen on."""
+        return tuple(self.per_image["picture"])
+
+    @property
+    def unscored(self) -> int:
+        """How many pictures are left out at all cutoffs, since at one their map cannot be scored."""
+        return self.curve.unscored
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The curve: `cutoff` (NaN: no filter), `mean`, `se`, `n`, in the order of `cutoffs`; n differs in a race."""
+        import pandas as pd
+
+        curve, sign = self.curve, 1 if self.higher_is_better else -1
+        numbers = [math.nan if cutoff is None else cutoff for cutoff in self.cutoffs]
+        return pd.DataFrame({"cutoff": numbers, "mean": sign * curve.mean, "se": curve.se, "n": curve.n})
+
+    @cached_property
+    def controls(self) -> pd.DataFrame:
+        """What the chosen cutoff gains over each control on the pictures of both: `control`, `mean`, `se`, `n` of it,
+        and the paired `gain` (positive: the cutoff is better), its `gain_se`, and `low` to `high`, a 95 % bootstrap
+        interval. In-sample: on the pictures that the cutoff was chosen on, so it flatters.
+        """
+        import pandas as pd
+
+        sign = 1 if self.higher_is_better else -1
+        chosen = self.per_image[self.names[self.cutoffs.index(self.cutoff)]].to_numpy(np.float64)
+        rows = []
+        for name in self.control_scores.columns[1:]:
+            values = self.control_scores[name].to_numpy(np.float64)
+            both = np.isfinite(values) & np.isfinite(chosen)
+            alone, gain = paired(values[both], np.zeros(both.sum())), paired(sign * chosen[both], sign * values[both])
+            rows.append((name, alone.mean, alone.se, gain.n, gain.mean, gain.se, gain.low, gain.high))
+        return pd.DataFrame(rows, columns=["control", "mean", "se", "n", "gain", "gain_se", "low", "high"])
+
+    @property
+    def flat(self) -> bool:
+        """Whether the curve is flat: Friedman's test over the cutoffs is not significant at 0.05 (`Curve.flatness`)."""
+        return self._flatness[0]
+
+    @property
+    def flat_reason(self) -> str:
+        """The test and its p in a sentence where the curve is flat, else ""."""
+        flat, _, test = self._flatness
+        return f"The curve is flat: no cutoff is told from the others ({test})." if flat else ""
+
+    @cached_property
+    def _flatness(self) -> tuple[bool, float, str]:
+        return self.curve.flatness([list(map(self.cutoffs.index, part.cutoffs)) for part in self.rounds])
+
+    def refuse(self, ids: Iterable[str], model: nn.Module | Engine | None = None) -> None:
+        """Raises where pictures that are to be reported on are among those the cutoff was chosen on.
+
+        Args:
+            ids: Of the pictures.
+            model: The network they are for, to say whether it is the one of the fit.
+
+        Raises:
+            ValueError: For at least one such picture.
+        """
+        both = sorted(set(ids) & set(self.pictures))
+        if not both:
+            return
+        other = model is not None and fingerprint(model) != self.model
+        on = ", though for another network" if other else ""
+        raise ValueError(
+            f"Expected pictures that the cutoff was not chosen on, got {len(both)} on which it was{on}, such as "
+            f"{both[0]!r}: report on others, or allow it with allow_selection=True."
+        )
+
+    def __repr__(self) -> str:
+        chosen = names_of_cutoffs((self.cutoff,))[0]
+        row = self.table.iloc[self.cutoffs.index(self.cutoff)]
+        flat = ", flat" if self.flat else ""
+        return (
+            f"CutoffFit({chosen}, {self.rule} of {len(self.cutoffs)} cutoffs by {self.search}, {self.attribution}, "
+            f"where={self.where!r}, {self.metric} {row['mean']:.3f} ± {row['se']:.3f}, {int(row['n'])} pictures{flat})"
+        )
+
+    def plot(self, spectral: float | None = None) -> Any:
+        """Returns the curve with its interval, choices and controls (`gradspec.plots.cutoff_curves`).
+
+        Args:
+            spectral: A cutoff to be shown beside it, that of `cutoff_from`.
+        """
+        # figures are drawn of results and stand above them: asked for by name, as the one arrow that points up
+        return import_module("gradspec.plots.cutoffs").cutoff_curves(self, spectral=spectral)
+
+    # ---- files -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the fit into a folder, made if need be, and returns it: `spec.json` and `per_image.parquet`."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        controls = self.control_scores.drop(columns="picture").add_prefix(_CONTROL)
+        self.per_image.join(controls).to_parquet(folder / "per_image.parquet", index=False)
+        about = {"format": _FORMAT, "kind": "cutoff fit", "rounds": [part._asdict() for part in self.rounds]}
+        about |= {name: getattr(self, name) for name in _PLAIN}
+        (folder / "spec.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> CutoffFit:
+        """Returns the fit saved in a folder.
+
+        Raises:
+            ValueError: For a folder that holds none, or one that is damaged, with the file's name.
+        """
+        import pandas as pd
+
+        folder = Path(path)
+        about = _read(folder / "spec.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
+        if not isinstance(about, dict) or (about.get("kind"), about.get("format")) != ("cutoff fit", _FORMAT):
+            raise ValueError(f"Expected a cutoff fit of format {_FORMAT} in {folder}, got something else.")
+        table = _read(folder / "per_image.parquet", pd.read_parquet)
+        return _read(folder / "spec.json", lambda file: _joined(about, table))
+
+
+_PLAIN = (
+    "cutoffs", "where", "shape", "search", "attribution", "metric", "higher_is_better", "model", "forwards",
+    "backwards", "spec", "rule",
+)  # fmt: skip
+
+
+def _joined(about: dict[str, Any], table: pd.DataFrame) -> CutoffFit:
+    """The fit of both files' contents; raises where they do not belong together."""
+    plain: dict[str, Any] = {name: about[name] for name in _PLAIN} | {"cutoffs": _cutoffs(about["cutoffs"])}
+    rounds = tuple(Round(int(part["pictures"]), _cutoffs(part["cutoffs"])) for part in about["rounds"])
+    names = ["picture", "label", *names_of_cutoffs(plain["cutoffs"])]
+    controls = [name for name in table.columns if name.startswith(_CONTROL)]
+    if list(table.columns) != [*names, *controls] or sum(part.pictures for part in rounds) != len(table):
+        raise ValueError("its cutoffs and pictures are not those of per_image.parquet")
+    of_cutoffs: Any = table[names]
+    of_controls: Any = table[["picture", *controls]]
+    of_controls.columns = ["picture", *(name.removeprefix(_CONTROL) for name in controls)]
+    return CutoffFit(per_image=of_cutoffs, control_scores=of_controls, rounds=rounds, **plain)
+
+
+def _cutoffs(values: Sequence[float | None]) -> Cutoffs:
+    return tuple(None if value is None else float(value) for value in values)
+
+
+def _read(path: Path, reader: Any) -> Any:
+    """What the reader makes of a file; a ValueError names the one that is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"Expected a cutoff fit in {path.parent}, but it has no {path.name}.")
+    try:
+        return reader(path)
+    except Exception as error:
+        raise ValueError(f"Cannot read {path}: {type(error).__name__}: {error}") from error
