@@ -12,11 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradspec import attributions, demo, metrics, plots, presets, surgery
+    from gradspec import adapters, attributions, controls, demo, metrics, plots, presets, statistics, surgery
     from gradspec.auditing import audit
     from gradspec.comparison import Comparison, compare
+    from gradspec.cutoffs import CutoffFit, cutoff_from, fit_cutoff
     from gradspec.engine import Engine
+    from gradspec.evaluation import Scores, evaluate
     from gradspec.explaining import Explained, explain
+    from gradspec.forgrad import FORGrad, LowPassGrad
     from gradspec.fourier import low_pass
     from gradspec.graph import Call, Tap
     from gradspec.images import load_images
@@ -44,14 +47,21 @@ _HOME = {
     "Audit": "results",
     "Call": "graph",
     "Comparison": "comparison",
+    "CutoffFit": "cutoffs",
     "Engine": "engine",
     "Example": "results",
     "Explained": "explaining",
+    "FORGrad": "forgrad",
+    "LowPassGrad": "forgrad",
+    "Scores": "evaluation",
     "Signature": "spectra",
     "Tap": "graph",
     "audit": "auditing",
     "compare": "comparison",
+    "cutoff_from": "cutoffs",
+    "evaluate": "evaluation",
     "explain": "explaining",
+    "fit_cutoff": "cutoffs",
     "high_share": "spectra",
     "kolmogorov_complexity": "spectra",
     "label_logit": "targets",
@@ -66,22 +76,33 @@ _HOME = {
     "tapped": "taps",
     "white_share": "spectra",
 }
-_MODULES = ("attributions", "demo", "metrics", "plots", "presets", "surgery")
+_MODULES = (
+    "adapters", "attributions", "controls", "demo", "metrics", "plots", "presets", "statistics", "surgery",
+)  # fmt: skip
 
 __all__ = [
     "Audit",
     "Call",
     "Comparison",
+    "CutoffFit",
     "Engine",
     "Example",
     "Explained",
+    "FORGrad",
+    "LowPassGrad",
+    "Scores",
     "Signature",
     "Tap",
+    "adapters",
     "attributions",
     "audit",
     "compare",
+    "controls",
+    "cutoff_from",
     "demo",
+    "evaluate",
     "explain",
+    "fit_cutoff",
     "high_share",
     "kolmogorov_complexity",
     "label_logit",
@@ -96,6 +117,7 @@ __all__ = [
     "presets",
     "report",
     "signature",
+    "statistics",
     "surgery",
     "tapped",
     "white_share",

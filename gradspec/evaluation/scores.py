@@ -1,0 +1,239 @@
+"""What an evaluation found: every picture's scores, and the paper's tables made of them."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gradspec.evaluation import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = 1
+_TEXT = ("attribution", "arm", "note")
+
+
+class Missing(NamedTuple):
+    """Something that was left out.
+
+    Attributes:
+        attribution: Its key.
+        arm: Its arm.
+        metric: The metric that raised, "" where there are no maps.
+        after: How many pictures were scored before.
+        reason: Why.
+    """
+
+    attribution: str
+    arm: str
+    metric: str
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pictured:
+    """A picture with its maps, to be looked at.
+
+    Attributes:
+        picture: Its name.
+        label: The class that is explained.
+        predicted: The network's class.
+        pixels: (C, H, W), 0..1.
+        maps: By (attribution, arm), (H, W).
+    """
+
+    picture: str
+    label: int
+    predicted: int
+    pixels: np.ndarray
+    maps: Mapping[tuple[str, str], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of attributions before and after FORGrad on one network; made by `gradspec.evaluate`.
+
+    Attributes:
+        table: One row per picture, attribution, arm and metric: `picture`, `label`, `attribution`, `arm`, `metric`,
+            `value` (NaN where a map cannot be scored). A picture that comes again is numbered, `name#2`.
+        costs: `attribution`, `arm`; `seconds per 100` explanations with their filter, of which `filter per 100` the
+            filter's alone (that of "forgrad-gradient" is inside the explanation); `forwards` and `backwards` per
+            picture; `n`. Arms of one attribution, and methods that draw the same noise, share their passes here; each
+            is charged with all of them, as if it were alone.
+        slopes: Spectrum of the maps as they are scored: `slope_nyquist` with `se`, `high_share` with `se_share`, `n`,
+            and `note`: why there is none (figs. 3B, A.13).
+        missing: What was left out, and why.
+        examples: The first pictures with their maps, where they were asked for.
+        spec: Rows, metrics, accuracy, seed, versions and settings, as plain JSON.
+    """
+
+    table: pd.DataFrame
+    costs: pd.DataFrame
+    slopes: pd.DataFrame
+    missing: tuple[Missing, ...]
+    examples: tuple[Pictured, ...]
+    spec: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the labelled pictures whose label the network names; NaN where labels are its predictions."""
+        known = self.spec["accuracy"]
+        return math.nan if known is None else float(known)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The pictures' names, in order."""
+        return tuple(dict.fromkeys(self.table["picture"]))
+
+    def summary(self) -> pd.DataFrame:
+        """Returns the layout of the paper's tables 1, 3 and 5: a row per attribution and arm, a column per metric.
+
+        `attribution`, `arm`, `name` (as there: * FORGrad, † the arms beside it), `family` (white, gray, black,
+        control), `cutoff` (cycles/image; NaN for none); for each metric its mean over pictures under its own name, and
+        behind it its standard error "... se" and "... n", NaN left out; then time per 100 explanations and passes per
+        picture, as in `costs`, and a `note` of what is missing.
+        """
+        return tables.summary(self)
+
+    def gains(
+        self, metric: str = "Faithfulness", against: str = "none", *, level: float = 0.95, samples: int = 2000
+    ) -> pd.DataFrame:
+        """Returns what each arm gains on the same pictures: paired differences, positive where the arm is better.
+
+        `attribution`, `arm`, `name`, `against`, `n`, `mean`, `se`, `low`, `high`, `bf10`, `effect`, `missing`, as
+        `gradspec.statistics.paired` has them. For a metric of which lower is better the sign is turned.
+
+        Args:
+            metric: Its key.
+            against: An arm, of the same attribution: "none", "abs", ...; or a control's name, for all rows.
+            level: Of the bootstrap interval.
+            samples: Bootstrap samples.
+
+        Raises:
+            ValueError: For a metric or something to compare with that there is none of.
+        """
+        return tables.gains(self, metric, against, level, samples)
+
+    def ranking(self, metrics: Sequence[str] | None = None, *, arm: str = "forgrad") -> pd.DataFrame:
+        """Returns the layout of the paper's tables 2 and 6: attributions by F + μF, before and after FORGrad.
+
+        `rank`, `before` and `after` (names), with `score` and its standard error over pictures behind each; pictures of
+        which one of the metrics is NaN are left out. An attribution without that arm keeps its place as it is.
+
+        Args:
+            metrics: Keys of the metrics that are added; None: those of type `Faithfulness` and `MuFidelity`. One of
+                which lower is better is subtracted.
+            arm: What stands for "after"; where an attribution lacks "forgrad", "forgrad-gradient" does.
+
+        Raises:
+            ValueError: For metrics that there are none of.
+        """
+        return tables.ranking(self, metrics, arm)
+
+    def bayes(self, metrics: Sequence[str] | None = None, *, arm: str = "forgrad") -> pd.DataFrame:
+        """Returns Bayes factors of before against after, over methods: `gradspec.evaluation.bayes` of one network."""
+        return tables.bayes({self.spec["model"]: self}, metrics, arm=arm)
+
+    def values(self, attribution: str, arm: str = "none", metric: str = "Faithfulness") -> pd.Series:
+        """Returns one row's values by picture, in order; empty where there are none."""
+        import pandas as pd
+
+        return self._by_row.get((attribution, arm, metric), pd.Series([], dtype=float, name="value"))
+
+    @cached_property
+    def _by_row(self) -> dict[tuple[str, str, str], pd.Series]:
+        groups: Any = self.table.groupby(["attribution", "arm", "metric"], sort=False)
+        return {key: part.set_index("picture")["value"] for key, part in groups}
+
+    def __repr__(self) -> str:
+        rows = len(self.spec["rows"])
+        said = f"{self.spec['pictures']} pictures, {rows} rows, {', '.join(self.spec['metrics'])}"
+        accuracy = "" if math.isnan(self.accuracy) else f", accuracy {self.accuracy:.3f}"
+        return f"Scores({self.spec['model']}, {said}{accuracy}{f', {len(self.missing)} missing' * bool(self.missing)})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self), quote=False)}</p>{self.summary().to_html()}"
+
+    # ---- files -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the scores into a folder, made if need be, and returns it.
+
+        `spec.json` (settings, rows, what is missing), `table.parquet` (every picture), `costs.csv`, `slopes.csv`, and
+        `examples.npz` where maps were kept.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.to_parquet(folder / "table.parquet", index=False)
+        self.costs.to_csv(folder / "costs.csv", index=False)
+        self.slopes.to_csv(folder / "slopes.csv", index=False)
+        (folder / "examples.npz").unlink(missing_ok=True)
+        arrays: dict[str, Any] = {}
+        kept = []
+        for i, shown in enumerate(self.examples):
+            arrays[f"pixels_{i}"] = shown.pixels
+            arrays |= {f"maps_{i}_{j}": found for j, found in enumerate(shown.maps.values())}
+            kept.append([shown.picture, shown.label, shown.predicted, [list(key) for key in shown.maps]])
+        if arrays:
+            np.savez_compressed(folder / "examples.npz", **arrays)
+        about = {"format": _FORMAT, "kind": "scores", **self.spec}
+        about |= {"missing": [list(found) for found in self.missing], "examples": kept}
+        text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Returns the scores saved in a folder.
+
+        Raises:
+            ValueError: For a folder that holds no scores, or ones that are damaged, with the file's name.
+        """
+        import pandas as pd
+
+        folder = Path(path)
+        spec = _part(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
+        if not isinstance(spec, dict) or spec.pop("kind", None) != "scores" or spec.pop("format", None) != _FORMAT:
+            raise ValueError(f"Expected scores of format {_FORMAT} in {folder}, got something else: see its spec.json.")
+        kept, missing = spec.pop("examples"), tuple(Missing(*found) for found in spec.pop("missing"))
+        arrays = _part(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False))) if kept else {}
+        examples = tuple(
+            Pictured(
+                picture, label, predicted, arrays[f"pixels_{i}"],
+                {(name, arm): arrays[f"maps_{i}_{j}"] for j, (name, arm) in enumerate(keys)},
+            )
+            for i, (picture, label, predicted, keys) in enumerate(kept)
+        )  # fmt: skip
+        table = _part(folder / "table.parquet", pd.read_parquet)
+        return cls(
+            table, _part(folder / "costs.csv", _csv), _part(folder / "slopes.csv", _csv), missing, examples, spec
+        )
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = pd.read_csv(path, nrows=0).columns
+    if "attribution" not in columns:
+        raise ValueError(f"expected a column 'attribution', got {list(columns)}")
+    numbers = {name: [""] for name in columns if name not in _TEXT}
+    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=numbers)
+
+
+def _part(path: Path, reader: Any) -> Any:
+    if not path.is_file():
+        raise ValueError(f"Expected scores in {path.parent}, but it has no {path.name}.")
+    try:
+        return reader(path)
+    except Exception as error:
+        raise ValueError(f"Cannot read {path}: {type(error).__name__}: {error}") from error
