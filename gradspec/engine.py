@@ -255,7 +255,7 @@ class Engine:
             else:
                 net, logits = prepared(self.model, sample)
             _check_finite(bool(logits.isfinite().all()))
-            forward = for_forwards(net, sample, logits)
+            forward = for_forwards(net, sample)
             forward = in_bfloat16(forward, sample, logits) if self.precision == "bf16" else forward
             self._warn_of(net.net, sample, logits)
         self._net, self._forward_net, self._classes = net, forward, logits.shape[1]
@@ -495,7 +495,7 @@ def _state(model: nn.Module) -> tuple[Any, ...]:
     tensors = [*model.parameters(), *model.buffers()]
     facts = [(id(t), t.data_ptr(), t.dtype, t._version) for t in tensors]
     modules = [(name, id(module), type(module), _attributes(module)) for name, module in model.named_modules()]
-    return facts, modules, _Held([*tensors, *model.modules()])
+    return facts, modules, repr(moments(model)), _Held([*tensors, *model.modules()])
 
 
 class _Held(list[Any]):

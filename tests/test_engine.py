@@ -672,3 +672,14 @@ def test_trained_networks_are_the_same_function_in_every_form():
     assert engine.form.startswith("channels-last, BatchNorm folded")
     half = faded_scores(Engine(net, precision="bf16"), images, pictures.labels)
     assert (half - exact).abs().max() < 0.1
+
+
+def test_a_changed_mean_is_noticed():
+    net, (images, labels) = convolutional(), case(2, 9, 11)
+    net.mean, net.std = [0.5] * 3, [0.25] * 3
+    engine = Engine(net)
+    pictures = next(engine.groups(images, labels))
+    before = engine.fact("colour", lambda: engine.baseline(0.5, 3))
+    net.mean = [0.25] * 3
+    engine.logits(pictures)
+    assert not torch.equal(engine.fact("colour", lambda: engine.baseline(0.5, 3)), before)

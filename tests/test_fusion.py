@@ -101,6 +101,20 @@ def test_an_engine_measures_before_it_trusts():
         assert engine.form.endswith(form), engine.form
 
 
+def test_what_is_of_the_weights_alone_has_one_row():
+    class Shifted(Net):
+        def forward(self, x):
+            return self.head(self.relu(self.b(x) * 1.0 + self.a(self.image)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, x = Shifted(None).eval(), torch.randn(3, 4, 9, 9)
+    net.image = nn.Parameter(torch.randn(1, 4, 9, 9))
+    engine = Engine(net)
+    logits = engine.logits(next(engine.groups(x, torch.zeros(3, dtype=torch.int64))))
+    assert torch.allclose(logits, net(x).detach(), rtol=0, atol=1e-6)
+    assert "fused" not in engine.form
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "googlenet", "mobilenet_v2"])
 def test_torchvision(name):
     import torchvision
