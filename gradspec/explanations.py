@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import platform
@@ -11,22 +10,22 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gradspec import attributions, plots
+from gradspec import plots
 from gradspec.attributions import Attribution, GradCAM, GradCAMPlusPlus
 from gradspec.data import picture_id
 from gradspec.engine import Engine
 from gradspec.explaining import pictures_at_once
-from gradspec.images import described, moments
-from gradspec.images.labels import ClassIndex
+from gradspec.forgrad import FORGrad
+from gradspec.images import described, pixels_of
+from gradspec.names import called, settings_of
 from gradspec.plots._style import png_bytes
 from gradspec.targets import label_probability
 
@@ -142,7 +141,8 @@ class Explanations:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             maps = method(engine, images, labels).cpu().numpy()
-        found = {"layer": method.layer_of(engine, images)} if isinstance(method, (GradCAM, GradCAMPlusPlus)) else {}
+        inner = method.attribution if isinstance(method, FORGrad) else method
+        found = {"layer": inner.layer_of(engine, images)} if isinstance(inner, (GradCAM, GradCAMPlusPlus)) else {}
         cost = {
             "forwards": (engine.forwards - forwards) // count,
             "backwards": (engine.backwards - backwards) // count,
@@ -164,7 +164,7 @@ class Explanations:
         """The names of the files that hold a map and its overlay."""
         name = f"{row['file']}.{word}"
         np.save(self.out / f"{name}.npy", values)
-        title = [Path(row["picture"]).name, f"{type(self.methods[word]).__name__} · {_said(row)}"]
+        title = [Path(row["picture"]).name, f"{called(self.methods[word])} · {_said(row)}"]
         self.out.joinpath(f"{name}.png").write_bytes(png_bytes(plots.overlay(pixels, values, title)))
         return {"map": f"{name}.npy", "overlay": f"{name}.png"}
 
@@ -215,12 +215,12 @@ class Explanations:
         return png_bytes(plots.contact_sheet(rows, " · ".join(filter(None, [model, many]))))
 
     def _read(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
-        names = {word: type(method).__name__ for word, method in self.methods.items()}
+        names = {word: called(method) for word, method in self.methods.items()}
         return {names[word]: np.load(self.out / found["map"]) for word, found in row["maps"].items()}
 
     def table(self) -> str:
         """Returns picture, label, probability and the seconds of each method, a line each."""
-        head = ["picture", "label", "probability", *(f"{type(m).__name__} s" for m in self.methods.values())]
+        head = ["picture", "label", "probability", *(f"{called(m)} s" for m in self.methods.values())]
         lines = [head]
         for row in self.rows[:_MOST_LINES]:
             seconds = [f"{row['maps'][word]['seconds']:.3f}" if word in row["maps"] else "-" for word in self.methods]
@@ -279,98 +279,3 @@ def _probabilities(engine: Engine, images: Tensor, labels: Tensor) -> Tensor:
         for part in engine.groups(images, labels, [""] * len(images))
     ]
     return torch.cat(found).cpu()
-
-
-# ---- names, settings, pixels -----------------------------------------------------------------
-
-
-def word_of(name: str) -> str:
-    """Returns a method's name as a word: "Grad-CAM++" and GradCAMPlusPlus are gradcamplusplus."""
-    return "".join(filter(str.isalnum, name.casefold().replace("+", "plus")))
-
-
-def method_types() -> dict[str, type[Attribution]]:
-    """Returns the attributions of `gradspec.attributions` by word."""
-    found = [getattr(attributions, name) for name in sorted(attributions.__all__)]
-    kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, Attribution)]
-    return {word_of(kind.__name__): kind for kind in kinds if kind is not Attribution}
-
-
-def method_named(name: str) -> type[Attribution]:
-    """Returns the attribution of a name, whatever its case and punctuation.
-
-    Raises:
-        ValueError: There is none; the nearest are listed.
-
-    Example:
-        >>> method_named("integrated-gradients").__name__
-        'IntegratedGradients'
-    """
-    methods = method_types()
-    if word_of(name) in methods:
-        return methods[word_of(name)]
-    near = difflib.get_close_matches(word_of(name), methods, 3, 0.5)
-    nearest = f" (nearest: {', '.join(methods[word].__name__ for word in near)})" if near else ""
-    names = ", ".join(kind.__name__ for kind in methods.values())
-    raise ValueError(f"No method is called {name!r}{nearest}; there are: {names}.")
-
-
-def class_named(model: nn.Module, label: str) -> int:
-    """Returns the index of a class that is named by index, name or WordNet id.
-
-    Raises:
-        ValueError: The model has no such class; the nearest names are listed.
-    """
-    classes = described(model, "classes")
-    if re.fullmatch(r"[+-]?\d+", label):
-        if int(label) < 0 or (classes and int(label) >= len(classes)):
-            allowed = f"0 to {len(classes) - 1}" if classes else "0 or more"
-            raise ValueError(f"Expected a class index from {allowed}, got {label}.")
-        return int(label)
-    if not classes:
-        raise ValueError(f"The model's classes have no names: give an index, not {label!r}.")
-    found = ClassIndex(classes, described(model, "wnids")).find(label)
-    if found is None:
-        names = dict.fromkeys(part.strip().casefold() for name in classes for part in name.split(","))
-        near = difflib.get_close_matches(label.casefold(), names, 3, 0.4)
-        raise ValueError(f"No class of the model is called {label!r}; nearest: {'; '.join(near) or 'none'}.")
-    return found
-
-
-def settings_of(attribution: Any) -> dict[str, Any]:
-    """Returns an attribution's name and settings as plain JSON.
-
-    Example:
-        >>> settings_of(attributions.Saliency())
-        {'name': 'Saliency', 'target': 'label_logit'}
-    """
-    values = {each.name: getattr(attribution, each.name) for each in fields(attribution)}
-    return {"name": type(attribution).__name__} | {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    return getattr(value, "__name__", None) or repr(value)
-
-
-def pixels_of(model: nn.Module, images: Tensor) -> np.ndarray:
-    """Returns pictures as they are looked at (N, C, H, W), 0..1: mean and std of the model taken out again.
-
-    Where the model says none, each picture is stretched from its darkest to its lightest value.
-
-    Example:
-        >>> net = nn.Identity()
-        >>> net.mean, net.std = (0.5,), (0.25,)
-        >>> pixels_of(net, torch.tensor([[[[-2.0, 0.0, 2.0]]]])).tolist()
-        [[[[0.0, 0.5, 1.0]]]]
-    """
-    images = images.detach().float().cpu()
-    known = moments(model)
-    if known is None or len(known[0]) not in (1, images.shape[1]):
-        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-        return ((images - low) / (high - low).clamp(min=1e-12)).numpy()  # a picture of one value is black, not 0 / 0
-    mean, std = (torch.tensor(values)[:, None, None] for values in known)
-    return (images * std + mean).clamp(0, 1).numpy()

@@ -21,6 +21,16 @@ def first_free(model: str, parent: Path = Path("runs")) -> Path:
     return next(path for n in itertools.count(1) if not (path := parent / f"{name}-{n}").exists())
 
 
+def numbered(number: int, name: str) -> str:
+    """Returns a folder's name for a part of any name: the number tells apart what a file system does not.
+
+    Example:
+        >>> numbered(2, "avgpool+recalibrated"), numbered(3, "猫")
+        ('02-avgpool-recalibrated', '03')
+    """
+    return f"{number:02d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')[:40]}".strip("-")
+
+
 @contextmanager
 def claimed(folder: Path, mark: str | None = None) -> Iterator[Path]:
     """Yields the folder, made at once so that no other run takes its name; what it made and left empty goes again.

@@ -19,7 +19,9 @@ from torch import nn
 
 import gradspec as gs
 from gradspec import cli, demo, folders, summary, variants
+from gradspec.commands import demonstrating
 from gradspec.surgery import NothingToSwap
+from gradspec.trials import Trials
 
 ZERO = "its gradient is zero for every picture"
 CULPRITS = {
@@ -404,12 +406,16 @@ def test_wrong_variants_are_refused_before_any_work(compared, capsys, tmp_path, 
     assert compared == {} and not list(tmp_path.iterdir())
 
 
-def test_the_demo_overwrites_a_demo_and_nothing_else(compared, capsys, tmp_path):
+def test_the_demo_overwrites_a_demo_and_nothing_else(compared, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demonstrating, "_tried", lambda model, out: None)
+    monkeypatch.setattr(demonstrating, "told", lambda trials: "what FORGrad gains")
     for _ in range(2):
         assert cli.main(["demo"]) == 0
-        assert capsys.readouterr().out.endswith("saved to gradspec-demo, its page: gradspec-demo/report.html\n")
+        out = capsys.readouterr().out
+        assert out.endswith("saved to gradspec-demo, its page: gradspec-demo/report.html\n")
+        assert "\n\nwhat FORGrad gains\n\nfigures" in out
     models, (images, labels), _ = compared["compare"]
-    assert list(models) == [name for name in cli.DEMO_VARIANTS if name != "blurpool"]
+    assert list(models) == [name for name in demonstrating.VARIANTS if name != "blurpool"]
     assert images.shape == (64, 3, 24, 32) and labels.tolist()[:11] == [*range(10), 0]
     tmp_path.joinpath("thesis").mkdir()
     tmp_path.joinpath("thesis/chapter.tex").write_text("1")
@@ -487,7 +493,15 @@ def test_the_real_audit_saves_what_it_prints(monkeypatch, tmp_path, capsys):
 
 def test_the_real_demo_compares_surgery_with_retraining(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "DEMO_VARIANTS", ("trained", "avgpool", "demo:vgg_avg"))
+    monkeypatch.setattr(demonstrating, "VARIANTS", ("trained", "avgpool", "demo:vgg_avg"))
+    for name, value in {
+        "METHODS": ("Saliency",),
+        "FITTED": ("trained", "demo:vgg_avg"),
+        "CUTOFFS": (5.0,),
+        "SELECTED": 4,
+        "REPORTED": 10,
+    }.items():
+        monkeypatch.setattr(demonstrating, name, value)
     assert cli.main(["demo", "--out", "here"]) == 0
     saved = gs.Comparison.load("here")
     first = saved.audits["trained"]
@@ -501,4 +515,10 @@ def test_the_real_demo_compares_surgery_with_retraining(monkeypatch, tmp_path, c
     )
     assert len(saved.effects) == 2 + 2 * 4
     assert capsys.readouterr().out.endswith("audit saved to here, its page: here/report.html\n")
-    assert Path("here/report.html").stat().st_size < 5e6
+    page = Path("here/report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 5e6 and page.index('id="cutoffs"') < page.index('id="before-after"')
+    tried = Trials.load("here/forgrad")
+    assert list(tried.scored) == ["trained", "demo:vgg_avg"] and tried.fitted == 2
+    selected, reported = tried.fit("trained", "Saliency").pictures, tried.scored["trained"].pictures
+    assert len({*first.pictures, *selected, *reported}) == 64 + 4 + 10  # no picture serves twice
+    assert tried.scored["trained"].accuracy > 0.8

@@ -16,11 +16,11 @@ from PIL import Image
 from torch import nn
 
 import gradspec as gs
-from gradspec import cli, demo, engine, explanations
+from gradspec import cli, demo, engine, explanations, names
 from gradspec.attributions import Attribution, GradCAM, GradientInput, Saliency, SmoothGrad
 from gradspec.explaining import pictures_at_once
-from gradspec.explanations import method_types, pixels_of
-from gradspec.images import as_rgb
+from gradspec.images import as_rgb, pixels_of
+from gradspec.names import method_types
 
 
 @pytest.fixture
@@ -416,15 +416,15 @@ def test_a_warning_of_a_method_is_passed_on_once_and_kept(run, pictures):
 
 @pytest.mark.parametrize("name", ["Saliency", "SALIENCY", "smooth_grad", "integrated gradients", "Gradient-Input"])
 def test_names_are_read_whatever_their_case_and_punctuation(name):
-    assert explanations.method_named(name).__name__.lower() == "".join(filter(str.isalpha, name.lower()))
+    assert names.method_named(name).__name__.lower() == "".join(filter(str.isalpha, name.lower()))
 
 
 def test_every_method_has_a_name_and_stands_in_the_help(capsys):
     kinds = method_types()
     assert all(issubclass(kind, Attribution) and kind is not Attribution for kind in kinds.values())
-    assert {word: explanations.method_named(kind.__name__) for word, kind in kinds.items()} == kinds
+    assert {word: names.method_named(kind.__name__) for word, kind in kinds.items()} == kinds
     if "gradcamplusplus" in kinds:
-        assert explanations.method_named("grad-cam++") is kinds["gradcamplusplus"]
+        assert names.method_named("grad-cam++") is kinds["gradcamplusplus"]
     assert cli.main(["explain", "--help"]) == 0
     said = set(capsys.readouterr().out.replace("++", "PlusPlus").replace(",", " ").replace(".", " ").split())
     assert {kind.__name__ for kind in kinds.values()} <= said
@@ -510,4 +510,4 @@ def test_the_size_of_the_network_itself_changes_nothing(run, pictures, tmp_path)
 def test_labels_near_a_misspelt_one_are_found_among_synonyms(net):
     net.classes = ["tench, Tinca tinca", "trench coat", "torch", "conch", "hen"]
     with pytest.raises(ValueError, match="nearest: tench; trench coat"):
-        explanations.class_named(net, "tenchh")
+        names.class_named(net, "tenchh")

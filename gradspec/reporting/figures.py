@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import struct
 import warnings
@@ -15,12 +16,16 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from gradspec import plots
+from gradspec.evaluation import Scores
+from gradspec.plots import scores as draw_scores
 from gradspec.plots._style import png_bytes, svg_text
+from gradspec.plots.cutoffs import cutoff_curves as draw_cutoffs
 from gradspec.reporting.comparing import causal_words
 from gradspec.reporting.subject import Subject, input_row
 from gradspec.reporting.text import count, isolated, listed, number, plain, with_error
 from gradspec.reporting.words import culprit_words
 from gradspec.results import Audit
+from gradspec.trials import Trial
 
 _SCALE = 108  # pixels per inch of a drawing: its smallest text is 12 px high
 _ROWS = 9  # of one network's gradients: what one printed page can hold
@@ -125,6 +130,67 @@ def _sheets(subject: Subject) -> Iterator[bytes]:
     yield png_bytes(draw(limit=rows), colours=256)
     yield png_bytes(draw(limit=4), colours=256)
     yield png_bytes(draw(points=[("input", "input")], pictures=1), colours=64)
+
+
+# ---- FORGrad ---------------------------------------------------------------------------------
+
+
+def cutoffs(trial: Trial, place: int) -> Picture:
+    """Returns the curves of a variant's methods."""
+    name = isolated(trial.variant, 80)
+    alone = "; across, maps without a filter and without a network" if len(trial.fits) == 1 else ""
+    caption = (
+        f"{name}: mean score over the cutoff of the low-pass filter, with 95 % bands, the best cutoff, and the mildest "
+        f"one within one standard error of it{alone}; on the pictures that the cutoff is chosen on."
+    )
+    best = [
+        f"{isolated(method, 40)} {'no filter' if fit.cutoff is None else f'{fit.cutoff:.3g}'}"
+        for method, fit in trial.fits.items()
+    ]
+    spectral = None if math.isnan(trial.spectral) else trial.spectral
+    alt = f"Curves. Best cutoffs in cycles per image: {listed(best, 13)}."
+    return _svg(f"cutoffs-{place}", caption, alt, lambda: draw_cutoffs(trial.fits, spectral=spectral))
+
+
+def gains(trial: Trial, metric: str, place: int) -> Picture:
+    """Returns what the filters gain on a variant."""
+    caption = (
+        f"{isolated(trial.variant, 80)}: what each filter gains on pictures that no cutoff was chosen on, mean and "
+        "95 % interval of paired differences. Right of zero the maps are better than without it."
+    )
+    alt = "Marks with intervals, a row for each attribution; the numbers stand in the table below."
+    return _svg(f"gains-{place}", caption, alt, lambda: draw_scores.gains(_scores(trial), metric))
+
+
+def scores(trial: Trial, metric: str, place: int) -> list[Picture]:
+    """Returns the scores of a variant's maps against their slope and their time, and maps before and after."""
+    name = isolated(trial.variant, 80)
+    points = partial(draw_scores.points_of, _scores(trial), metric)
+    slope = (
+        f"{name}: score against the slope of the maps' spectrum, before (filled) and after FORGrad; one standard error."
+    )
+    spent = f"{name}: score against the time that 100 maps take, before (filled) and after FORGrad; one standard error."
+    alt = "Points with error bars, an arrow from each attribution to its filtered maps; the numbers stand in the table."
+    found = [
+        _svg(f"slopes-{place}", slope, alt, lambda: draw_scores.slope_scatter(points(), metric)),
+        _svg(f"times-{place}", spent, alt, lambda: draw_scores.faithfulness_time(points(), metric)),
+    ]
+    if _scores(trial).examples:
+        sheet = f"{name}: the first pictures with their maps before and after FORGrad (*), each on its own scale."
+        seen = f"Maps of {count(len(_scores(trial).examples), 'picture')}."
+        found.append(_png(f"maps-{place}", sheet, seen, partial(_maps, trial)))
+    return found
+
+
+def _scores(trial: Trial) -> Scores:
+    assert trial.scores is not None
+    return trial.scores
+
+
+def _maps(trial: Trial) -> Iterator[bytes]:
+    """The sheet of maps as a PNG, then smaller ones."""
+    yield png_bytes(draw_scores.examples(_scores(trial)), colours=256)
+    yield png_bytes(draw_scores.examples(_scores(trial), most=1), colours=64)
 
 
 # ---- words -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gradspec.reporting import evidence, figures, provenance
+from gradspec.reporting import evidence, figures, forgrad, provenance
 from gradspec.reporting.comparing import comparison_words
 from gradspec.reporting.figures import Picture
 from gradspec.reporting.notes import caveats, glossary
@@ -21,6 +21,7 @@ from gradspec.reporting.subject import Result, Subject, subject_of
 from gradspec.reporting.tables import Table
 from gradspec.reporting.text import count, plain
 from gradspec.reporting.words import Paragraph, audit_words
+from gradspec.trials import Trials, failures
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def report(result: Result, out: str | Path | None = None) -> Path:
     the same result gives the same bytes.
 
     Args:
-        result: An `Audit`, a `Comparison`, or the folder of a saved one.
+        result: An `Audit`, a `Comparison`, a `CutoffFit`, `Scores`, or the folder of a saved one, or of many fits.
         out: The file to write, or a folder for report.html; None: the result's folder. Missing folders are made.
 
     Raises:
@@ -79,7 +80,7 @@ def report(result: Result, out: str | Path | None = None) -> Path:
     return page
 
 
-def _html(subject: Subject) -> str:
+def _html(subject: Subject | Trials) -> str:
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("gradspec.reporting"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -88,8 +89,8 @@ def _html(subject: Subject) -> str:
     return templates.get_template("page.html.jinja").render(
         policy=_policy(script),
         script=script,
-        sections=sections(subject),
-        **_head(subject),
+        sections=sections(subject) if isinstance(subject, Subject) else trial_sections(subject),
+        **(_head(subject) if isinstance(subject, Subject) else _trial_head(subject)),
     )
 
 
@@ -137,7 +138,9 @@ def sections(subject: Subject) -> list[Section]:
         found.append(
             Section("cause", "Cause", [Part(figures=[figures.causal(subject)], tables=[evidence.effects(subject)])])
         )
-    terms = [Paragraph(*term) for term in glossary(subject)]
+    trials = subject.trials
+    terms = [Paragraph(*term) for term in (*glossary(subject), *(forgrad.trial_terms() if trials else []))]
+    more = forgrad.trial_caveats(trials) if trials else []
     return [
         *found,
         Section("profile-section", "Slope along the depth", [Part(figures=[figures.profile(subject)])]),
@@ -152,11 +155,12 @@ def sections(subject: Subject) -> list[Section]:
         Section("gradients-section", "Pictures of the gradient", [Part(figures=[figures.gradients(subject)])]),
         Section("calls", "All calls", [Part(tables=[evidence.calls(subject)])], wide=True),
         Section("unseen", "Not seen", [Part(tables=[provenance.unseen(subject)])]),
+        *([] if trials is None else _forgrad(trials, in_full=False)),
         Section(
             "settings", "Settings and pictures",
             [Part(tables=[provenance.settings(subject), provenance.pictures(subject.first)])],
         ),
-        Section("caveats", "Caveats", [Part(lines=caveats(subject))]),
+        Section("caveats", "Caveats", [Part(lines=[*caveats(subject), *more])]),
         Section("reading", "How to read the numbers", [Part(paragraphs=terms)]),
     ]  # fmt: skip
 
@@ -173,3 +177,56 @@ def _variants(subject: Subject) -> list[Part]:
         for place, name in enumerate(operated, 1)
     ]
     return [Part(figures=[figures.drift(subject)], tables=[evidence.drift(subject)]), *surgery]
+
+
+# ---- FORGrad ---------------------------------------------------------------------------------
+
+
+def _trial_head(trials: Trials) -> dict[str, Any]:
+    created, versions = trials.spec.get("created"), trials.spec.get("versions")
+    made = versions.get("gradspec") if isinstance(versions, dict) else None
+    kind = "evaluation" if trials.scored else "fit"
+    under = [count(len(trials.trials), "variant"), count(trials.fitted, "fit")]
+    under += [_date(plain(created, 40))] if created else []
+    name = forgrad.model_of(trials)
+    return {
+        "kind": kind, "title": f"{plain(name, 80)} · gradspec {kind}", "models": name, "under": " · ".join(under),
+        "version": plain(made or "", 40),
+    }  # fmt: skip
+
+
+def trial_sections(trials: Trials) -> list[Section]:
+    """Returns the sections of a page about FORGrad alone, in order."""
+    pictures = [provenance.settings_of(trials.spec), forgrad.used_pictures(trials)]
+    terms = [Paragraph(*term) for term in forgrad.trial_terms()]
+    return [
+        Section("summary", "Summary", [Part(paragraphs=forgrad.trial_words(trials))]),
+        *_forgrad(trials, in_full=True),
+        Section("settings", "Settings and pictures", [Part(tables=pictures)]),
+        Section("caveats", "Caveats", [Part(lines=forgrad.trial_caveats(trials))]),
+        Section("reading", "How to read the numbers", [Part(paragraphs=terms)]),
+    ]
+
+
+def _forgrad(trials: Trials, *, in_full: bool) -> list[Section]:
+    """The fitted cutoffs, and the maps before and after; with words of its own where they are a part of a page."""
+    words = [] if in_full else forgrad.trial_words(trials)
+    on_gains = [paragraph for paragraph in words if paragraph.title == forgrad.GAINS]
+    lost = [forgrad.failures_table(trials)] if failures(trials) else []
+    found = []
+    if trials.fitted or not trials.scored:
+        fitted = Part(
+            paragraphs=[paragraph for paragraph in words if paragraph not in on_gains],
+            figures=forgrad.curve_figures(trials),
+            tables=[forgrad.fits_table(trials), forgrad.spectral_table(trials), *lost],
+        )
+        found.append(Section("cutoffs", "Fitted cutoffs", [fitted]))
+    if trials.scored:
+        gained = Part(
+            paragraphs=on_gains,
+            figures=forgrad.score_figures(trials, in_full=in_full),
+            tables=[forgrad.before_after_table(trials), *([] if trials.fitted else lost)],
+        )
+        found.append(Section("before-after", "Before and after FORGrad", [gained]))
+        found.append(Section("scores", "All scores", [Part(tables=[forgrad.scores_table(trials)])], wide=True))
+    return found

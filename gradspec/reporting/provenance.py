@@ -55,7 +55,11 @@ def pictures(audit: Audit) -> Table:
 
 def settings(subject: Subject) -> Table:
     """Returns what else the spec records, a row each; long values are cut."""
-    spec = {name: value for name, value in subject.spec.items() if name not in _PER_PICTURE}
+    return settings_of({name: value for name, value in subject.spec.items() if name not in _PER_PICTURE})
+
+
+def settings_of(spec: dict[str, Any]) -> Table:
+    """Returns the leaves of a spec, a row each."""
     found = [[text(name), Cell(value)] for name, value in _flat(spec)]
     rest = f" {len(found) - _MOST_SETTINGS:,} more stand in spec.json." if len(found) > _MOST_SETTINGS else ""
     columns = [Column("setting", "name"), Column("value", "name")]

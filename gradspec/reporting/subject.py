@@ -18,15 +18,19 @@ import pandas as pd
 
 from gradspec.causality import COLUMNS, agreement, reason_of
 from gradspec.comparison import Comparison
+from gradspec.cutoffs import CutoffFit
+from gradspec.evaluation import Scores
 from gradspec.reporting.text import listed, plain
 from gradspec.results import Audit, Example
 from gradspec.surgery import Change, Record
+from gradspec.trials import KINDS, Trial, Trials, alone, tried
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Result: TypeAlias = Audit | Comparison | str | Path
+Result: TypeAlias = Audit | Comparison | Trials | CutoffFit | Scores | str | Path
 
+FORGRAD = "forgrad"  # folder of trials within that of a comparison
 _KIND = 40  # letters of a type or operator; gradspec's own are shorter
 _NAME = 1000  # letters of any other name; far beyond real ones
 _TABLE = {"call": _NAME, "operator": _KIND, "type": _KIND, "point": _KIND, "note": _NAME}
@@ -50,6 +54,7 @@ class Subject:
         drift: One row per variant, see `Comparison.drift`; None for a single audit.
         effects: The causal table, where it was made.
         agreement: How the causal table agrees with the ranking.
+        trials: Fits and scores of FORGrad on the variants, where they lie in the folder.
     """
 
     audits: dict[str, Audit]
@@ -59,6 +64,7 @@ class Subject:
     drift: DataFrame | None = None
     effects: DataFrame | None = None
     agreement: DataFrame | None = None
+    trials: Trials | None = None
 
     @property
     def first(self) -> Audit:
@@ -78,7 +84,7 @@ class Subject:
         )
 
 
-def subject_of(result: Result) -> Subject:
+def subject_of(result: Result) -> Subject | Trials:
     """Returns what the page about a result shows.
 
     Raises:
@@ -92,7 +98,11 @@ def subject_of(result: Result) -> Subject:
         return Subject({plain(audit.spec.get("model", "a network"), _NAME): audit}, audit.spec)
     if isinstance(result, Comparison):
         return _compared(result)
-    raise TypeError(f"Expected an Audit, a Comparison or the path of a saved one, got {type(result).__name__}.")
+    if isinstance(result, (CutoffFit, Scores, Trials)):
+        return _tried(alone(result) if isinstance(result, (CutoffFit, Scores)) else result)
+    raise TypeError(
+        f"Expected an Audit, a Comparison, a CutoffFit, Scores or the path of a saved one, got {type(result).__name__}."
+    )
 
 
 def input_row(audit: Audit) -> dict[str, Any] | None:
@@ -105,21 +115,24 @@ def input_row(audit: Audit) -> dict[str, Any] | None:
 # ---- reading ---------------------------------------------------------------------------------
 
 
-def _loaded(folder: Path) -> Subject:
+def _loaded(folder: Path) -> Subject | Trials:
     """What the result saved in a folder holds, whatever its kind."""
-    kinds = {"audit": Audit, "comparison": Comparison}
+    kinds: dict[str, Any] = {"audit": Audit.load, "comparison": Comparison.load} | dict.fromkeys(KINDS, tried)
     kind = _kind(folder)
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(
-            f"Expected the folder of an audit or a comparison, but spec.json in {folder} says {plain(kind, 60)!r}: "
-            "name a folder that `gradspec audit` wrote."
+            f"Expected the folder of an audit or a comparison, of fits or scores, but spec.json in {folder} says "
+            f"{plain(kind, 60)!r}: name a folder that `gradspec audit`, `fit` or `evaluate` wrote."
         )
     try:
-        return subject_of(kinds[kind].load(folder))
+        found = subject_of(kinds[kind](folder))
+        if isinstance(found, Subject) and (folder / FORGRAD / "spec.json").is_file():
+            found = replace(found, trials=_tried(tried(folder / FORGRAD)))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:  # a foreign field
         if isinstance(error, ValueError) and str(folder) in str(error):
             raise
         raise ValueError(f"Cannot read the {kind} in {folder}: {reason_of(error)}") from error
+    return found
 
 
 def _kind(folder: Path) -> Any:
@@ -155,6 +168,25 @@ def _compared(comparison: Comparison) -> Subject:
         drift=safe.drift,
         effects=effects,
         agreement=None if effects is None else agreement(effects),
+    )
+
+
+def _tried(trials: Trials) -> Trials:
+    """The trials with names that can be shown, and tables that can be made."""
+    safe = replace(trials, trials=tuple(map(_safe_trial, trials.trials)))
+    for table in (safe.table, safe.before_after, safe.summary):
+        table()  # raises where a file holds something else
+    return safe
+
+
+def _safe_trial(trial: Trial) -> Trial:
+    return replace(
+        trial,
+        variant=plain(trial.variant, _NAME),
+        fits={plain(method, _NAME): fit for method, fit in trial.fits.items()},
+        failed={plain(method, _NAME): plain(reason, _NAME) for method, reason in trial.failed.items()},
+        reason=plain(trial.reason, _NAME),
+        spectral_how=plain(trial.spectral_how, _NAME),
     )
 
 

@@ -16,10 +16,11 @@ _MOST_NAMES = 60  # in one cell
 
 
 class Column(NamedTuple):
-    """A column: a "text" is short, a "name" of any length, "names" many, "prose" a sentence; its head may be a name."""
+    """A column: a "text" is short, a "name" of any length, "names" many, "prose" a sentence, an
+    "interval" a number with its ends; its head may be a name."""
 
     head: str
-    kind: Literal["text", "name", "names", "prose", "number"] = "text"
+    kind: Literal["text", "name", "names", "prose", "number", "interval"] = "text"
     foreign: bool = False
 
 
