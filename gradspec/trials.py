@@ -363,5 +363,6 @@ def failures(trials: Trials) -> list[tuple[str, str, str]]:
         for one in trial.scores.missing if trial.scores is not None else ():
             if one.attribution not in trial.failed:
                 what = ", ".join(filter(None, [one.arm, one.metric]))
-                found.append((trial.variant, f"{one.attribution} ({what})", one.reason))
+                method = f"{one.attribution} ({what})" if what else one.attribution
+                found.append((trial.variant, method, one.reason))
     return found

@@ -187,7 +187,7 @@ def gains(table: Frame) -> Frame:
 
 
 def curves(table: Frame) -> Frame:
-    """Returns the mean F under each arm on each half."""
+    """Returns the mean F under each arm on each half, and its paired gain over no filter on the same pictures."""
     arms = [name for name in table.columns if name not in ("half", "picture", "label", "method")]
     rows = []
     for (name, part), frame in table.groupby(["method", "half"]):
@@ -195,33 +195,42 @@ def curves(table: Frame) -> Frame:
             values = frame[column].dropna()
             if len(values):
                 place, _, cutoff = column.partition(" ") if column.startswith(PLACES) else (column, "", "")
-                rows.append([name, part, place, cutoff, values.mean(), values.sem(), len(values)])
-    return pd.DataFrame(rows, columns=["method", "half", "arm", "cutoff", "mean", "se", "n"])
+                gain = (frame[column] - frame["none"]).dropna()
+                facts = [values.mean(), values.sem(), gain.mean(), gain.sem(), len(values)]
+                rows.append([name, part, place, cutoff, *facts])
+    return pd.DataFrame(rows, columns=["method", "half", "arm", "cutoff", "mean", "se", "gain", "gain se", "n"])
 
 
-def draw(found: Frame, title: str, path: Path) -> None:
-    """Draws the curves of all pictures' halves, a panel for each method."""
+def draw(found: Frame, gained: Frame, title: str, path: Path) -> None:
+    """Draws the gains over no filter on both halves, a panel for each method."""
     names = list(methods(2))
-    figure, axes = plt.subplots(1, len(names), figsize=(13, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(names), figsize=(13, 3.9), sharey=True, layout="constrained")
     for axis, name in zip(axes, names, strict=True):
         mine = found[found["method"] == name]
         for place, colour in zip(PLACES, ("C0", "C1"), strict=True):
-            for part, line in (("selection", "-"), ("report", "--")):
-                curve = mine[(mine["arm"] == place) & (mine["half"] == part)]
-                radius = pd.to_numeric(curve["cutoff"])
-                axis.errorbar(
-                    radius, curve["mean"], curve["se"], ls=line, color=colour, lw=1.2, label=f"{place}, {part}"
-                )
-        for arm, colour in (("none", "0.2"), ("abs", "0.6")):
-            value = mine[(mine["arm"] == arm) & (mine["half"] == "report")]["mean"].iloc[0]
-            axis.axhline(value, color=colour, lw=1, label="no filter" if arm == "none" else "abs only")
-        centre = found[(found["arm"] == "centre prior") & (found["half"] == "report")]["mean"].iloc[0]
-        axis.axhline(centre, color="C3", lw=1, ls=":", label="centre prior")
+            curve = mine[mine["arm"] == place]
+            whole = curve["n"] == curve["n"].max()
+            chosen, dropped = curve["half"] == "report", ~whole & (curve["half"] == "selection")
+            for part, form, words in (
+                (whole & ~chosen, ".-", "selection pictures"),
+                (dropped, "x", "dropped after the first selection pictures"),
+                (chosen, "D", "chosen, report pictures"),
+            ):
+                some = curve[part]
+                radius = (1.06 if form == "D" else 1.0) * some["cutoff"].astype(float)
+                look = {"fmt": form, "ms": 5, "color": colour, "lw": 1.2, "alpha": 0.35 if form == "x" else 1}
+                axis.errorbar(radius, some["gain"], some["gain se"], label=f"{place}: {words}", **look)
+        judged = mine[mine["half"] == "report"].set_index("arm")
+        axis.axhline(0, color="0.2", lw=1, label="no filter")
+        axis.axhline(judged.loc["abs", "gain"], color="0.6", lw=1, label="abs only, report pictures")
+        centre = gained[gained["method"] == name].iloc[0]
+        over = centre["centre prior: F"] - centre["none: F"]
+        axis.axhline(over, color="C3", lw=1, ls=":", label="centre prior, report pictures")
         axis.set(xscale="log", title=name, xlabel="cutoff σ in cycles/image")
-    axes[0].set_ylabel("faithfulness F, mean ± standard error")
-    axes[0].legend(fontsize=7)
+    axes[0].set_ylabel("gain in faithfulness F over no filter,\nsame pictures, mean ± standard error")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
@@ -249,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     curve.to_csv(args.out / f"{args.name}_curves.csv", index=False, float_format="%.4g")
     parts = table.groupby("picture")["half"].first()
     title = f"{args.name}: {len(parts)} photographs, half for selection"
-    draw(curve, title, args.out / f"{args.name}.png")
+    draw(curve, found, title, args.out / f"{args.name}.png")
     about: dict[str, Any] = {
         "study": "forgrad_gain", **{name: str(getattr(args, name)) for name in ("model", "precision")},
         "cutoffs": args.cutoffs,

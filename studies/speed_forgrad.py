@@ -40,7 +40,7 @@ PAIRS: list[tuple[str, Attribution]] = [
     ("tiny_darknet", a.Saliency()),
     ("tiny_darknet", a.GradientInput()),
 ]
-SEEDS = range(5)
+SEEDS = range(3)
 CUTOFFS = 30
 ROUNDS = 7
 
@@ -91,12 +91,13 @@ def raced(name: str, method: Attribution, args: argparse.Namespace) -> list[dict
     net = network(name, args.nets)
     data, engine = pictures(name, net, args), gs.Engine(net, precision=args.precision)
     grid = gs.fit_cutoff(engine, method, data)
-    values = grid.per_image.drop(columns=["picture", "label"]).dropna()
+    values: Any = grid.per_image[grid.names].dropna()
+    name_of = dict(zip(grid.cutoffs, grid.names, strict=True))
     means = values.mean()
     rows = []
     for seed in SEEDS:
         race = gs.fit_cutoff(engine, method, data, search="race", seed=seed)
-        deficit = values[column(values, grid.cutoff)] - values[column(values, race.cutoff)]
+        deficit = values[name_of[grid.cutoff]] - values[name_of[race.cutoff]]
         short, error = float(deficit.mean()), float(deficit.sem())
         rows.append({
             "network": name, "method": type(method).__name__, "seed": seed, "flat": grid.flat, "n": len(values),
@@ -106,11 +107,6 @@ def raced(name: str, method: Attribution, args: argparse.Namespace) -> list[dict
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows
-
-
-def column(values: pd.DataFrame, cutoff: float | None) -> Any:
-    """Returns the column of a cutoff."""
-    return next(name for name in values.columns if name == cutoff or str(name) == str(cutoff))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,17 +1,18 @@
 """Cutoffs: found on a grid and by a race, against slow loops in numpy; read off spectra with known breaks; kept."""
 
+import dataclasses
 import json
 import math
 import pickle
 import warnings
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, friedmanchisquare, ttest_rel
+from scipy.stats import binomtest, rankdata, ttest_rel
 from torch import nn
 
 from gradspec import demo
@@ -22,6 +23,7 @@ from gradspec.cutoffs.curve import Curve
 from gradspec.cutoffs.identity import fingerprint, text_of
 from gradspec.cutoffs.pool import Pool
 from gradspec.cutoffs.race import planned, runners, shuffled, spent
+from gradspec.data import picture_id
 from gradspec.engine import Engine
 from gradspec.forgrad import FORGrad
 from gradspec.fourier import identity_radius, low_pass, low_pass_mask
@@ -226,14 +228,54 @@ def test_the_choice_of_a_race_is_on_common_pictures():
     assert found.one_se(2) == 1  # deficits .1, -.1, .1, .05: .038 ± .047
 
 
-def test_flatness_is_friedmans():
+def test_one_standard_error_is_of_cutoffs_that_saw_half_of_the_winners_pictures():
+    """No filter was out after two pictures, on which it was as good as the winner: too few to be called as good."""
+    values = np.tile([0.5, 0.5, 0.5], (8, 1))
+    values[4:, 1], values[2:, 0] = np.nan, np.nan
+    cutoffs = (None, 3.0, 2.0)
+    assert Curve(cutoffs, values, np.isfinite(values)).one_se(2) == 1  # the half of eight
+    values[3, 1] = np.nan
+    assert Curve(cutoffs, values, np.isfinite(values)).one_se(2) == 2
+    asked = np.isfinite(values)
+    values[6:, 2] = np.nan  # two pictures have no score, so that three are the half of the winner's six
+    assert Curve(cutoffs, values, asked).one_se(2) == 1
+
+
+def slow_rank_test(scores):
+    """The share of all sign patterns that move the summed ranks as far from the middle as they are, by a loop."""
+    middle = [rankdata(row) - (len(row) + 1) / 2 for row in scores]
+    found = sum(np.square(np.sum(middle, axis=0)))
+    flipped = [
+        sum(np.square(sum(sign * row for sign, row in zip(signs, middle, strict=True))))
+        for signs in product((1, -1), repeat=len(middle))
+    ]
+    return np.mean([value >= found - 1e-9 for value in flipped])
+
+
+def test_flatness_is_a_rank_test_calibrated_by_sign_flips():
     draw = np.random.default_rng(0)
     noise = draw.normal(size=(30, 6))
     flat, p, words = curve(noise).flatness()
-    assert flat and p == pytest.approx(friedmanchisquare(*noise.T).pvalue) and f"p = {p:.2g}" in words
+    assert flat and curve(noise).flatness() == (flat, p, words)
+    assert words == (
+        f"Friedman-type rank test over 6 cutoffs on 30 pictures, by 2000 sign flips of seed 0, p = {p:.2g}"
+    )
     told, p, words = curve(noise + np.array([0, 0, 0, 1.0, 0, 0])).flatness()
-    assert not told and p < 0.01 and words.startswith("Friedman test over 6 cutoffs on 30 pictures")
+    assert not told and p < 0.01 and words.startswith("Friedman-type rank test over 6 cutoffs on 30 pictures")
     assert curve(np.ones((5, 3))).flatness()[:2] == (True, 1.0)
+    assert curve(np.ones((40, 3))).flatness()[:2] == (True, 1.0)
+    for n, k in [(2, 3), (5, 4), (9, 3), (12, 5)]:
+        few = draw.normal(size=(n, k)).round(1) + 0.3 * np.arange(k)  # with ties
+        flat, p, words = curve(few).flatness()
+        assert p == pytest.approx(slow_rank_test(few)) and f"by all {2**n} sign flips, p" in words
+    # drawn flips approach all of them: 3.5 binomial deviations
+    many_of = draw.normal(size=(15, 3)) + np.array([0, 0, 0.8])
+    exact, p = slow_rank_test(many_of), curve(many_of).flatness()[1]
+    assert 0.02 < exact < 0.5 and abs(p - exact) < 3.5 * math.sqrt(exact * (1 - exact) / 2000)
+
+
+def test_flatness_of_two_and_in_a_race():
+    noise = np.random.default_rng(0).normal(size=(30, 6))
     two, p, words = curve([[0.0, 1.0]] * 6).flatness()
     assert not two and p == pytest.approx(2 / 2**6) and words.startswith("sign test")
     # in a race: of the three that ran on all pictures, and of the two that ran on the last twenty as well
@@ -249,10 +291,14 @@ def test_flatness_is_friedmans():
     assert alone and math.isnan(p) and words == "1 picture scored at all 3 cutoffs, a test takes 2"
 
 
-def test_flatness_has_its_level():
-    """Of curves of pure noise 5 % are told apart: 20 ± 4.4 of 400."""
+@pytest.mark.parametrize("smooth", [False, True])
+def test_flatness_has_its_level(smooth):
+    """Of curves of noise 5 % are told apart, 20 ± 4.4 of 400, also where neighbours are alike as cutoffs are."""
     draw = np.random.default_rng(1)
-    told = sum(not curve(draw.normal(size=(25, 7))).flatness()[0] for _ in range(400))
+    told = 0
+    for _ in range(400):
+        steps = draw.normal(size=(25, 12))
+        told += not curve(steps.cumsum(1) * draw.choice([1, -1], (25, 1)) if smooth else steps).flatness()[0]
     assert 7 <= told <= 33  # three standard deviations
 
 
@@ -418,6 +464,39 @@ def test_the_order_of_a_race_depends_on_the_seed_alone():
     assert set(quietly(net, itself, listed(images), seed=1, **options).pictures) != set(one.pictures)
 
 
+def test_where_fewer_cutoffs_cost_the_same_none_is_dropped(trained):
+    """μ-fidelity asks a picture's drops once for all maps: the race is the grid on its share of the pictures."""
+    assert planned(40, 8, 250, lambda maps: 21, controls=4) == [11]  # 231 passes
+    with pytest.raises(ValueError, match="a picture at least, got 20 passes for 8 cutoffs on 40 pictures: it takes a"):
+        planned(40, 8, 20, lambda maps: 21)
+    net, images, labels = trained
+    metric = MuFidelity(subsets=20)
+    grid = quietly(net, Saliency(), (images, labels), cutoffs=CUTOFFS, metric=metric)
+    race = quietly(net, Saliency(), (images, labels), cutoffs=CUTOFFS, metric=metric, search="race", budget=0.5)
+    assert [part.pictures for part in race.rounds] == [4] and race.forwards <= 0.5 * grid.forwards
+    same = grid.per_image.set_index("picture").loc[list(race.pictures)].reset_index()
+    assert same.equals(race.per_image)
+
+
+@pytest.mark.parametrize("where", ["attribution", "gradient"])
+@pytest.mark.parametrize("cutoffs", [CUTOFFS, CUTOFFS[1:]])
+def test_with_the_whole_budget_a_race_is_the_grid(trained, where, cutoffs):
+    net, images, labels = trained
+    options = {"cutoffs": cutoffs, "where": where}
+    grid = quietly(net, GradientInput(), (images, labels), **options)
+    race = quietly(net, GradientInput(), (images, labels), search="race", budget=1.0, **options)
+    assert [part.pictures for part in race.rounds] == [9] and race.forwards == grid.forwards
+    assert race.cutoff == grid.cutoff
+
+
+def test_a_foreign_metric_that_is_asked_for_every_map_keeps_the_budget():
+    for budget in (0.4, 0.9, 1.0):
+        metric = Likeness()
+        race = quietly(tiny(), itself, listed(many()), cutoffs=RACERS, search="race", metric=metric, budget=budget)
+        assert len(metric.asked) <= budget * 40 * (8 + 4)
+    assert [part.pictures for part in race.rounds] == [40]
+
+
 @pytest.mark.parametrize("method", [Saliency(), SmoothGrad(samples=4)])
 def test_a_race_never_spends_more_than_its_budget(trained, method):
     net, images, labels = trained
@@ -488,7 +567,7 @@ def test_gains_are_positive_where_low_is_good(trained):
 def test_a_flat_curve_is_warned_of():
     metric = Likeness(noise=1.0)
     with pytest.warns(
-        UserWarning, match=r"^fit_cutoff: The curve is flat: .* \(Friedman test over 8 cutoffs on 30"
+        UserWarning, match=r"^fit_cutoff: The curve is flat: .* \(Friedman-type rank test over 8 cutoffs on 30"
     ) as w:
         fit = fit_cutoff(tiny(), itself, listed(many(30)), cutoffs=RACERS, metric=metric, progress=False)
     assert fit.flat and fit.flat_reason in str(w[0].message) and w[0].filename == __file__
@@ -670,6 +749,49 @@ def test_selection_pictures_are_refused(fitted, trained):
         fit.refuse(fit.pictures[-1:], demo.load("vgg_avg"))
 
 
+def test_the_same_picture_under_another_name_is_refused(trained):
+    """Selection pictures are known by what they show too, whether they or those of the report came with names."""
+    net, images, labels = trained
+    hashes = [picture_id(image) for image in images]
+    names = [f"photo {k}.png" for k in range(9)]
+    bare = quietly(net, Saliency(), (images, labels), cutoffs=CUTOFFS, controls=False)
+    named = quietly(net, Saliency(), [(images, labels, names)], cutoffs=CUTOFFS, controls=False)
+    assert list(bare.contents) == list(named.contents) == list(named.per_image["content"]) == hashes
+    assert named.pictures == tuple(names)
+    with pytest.raises(ValueError, match=rf"got 2 on which it was, such as '{hashes[3]}': report on others"):
+        bare.refuse(["x", "y", "z"], contents=[*hashes[3:5], "new"])
+    with pytest.raises(ValueError, match=r"got 1 on which it was, such as 'photo 8\.png': report on others"):
+        named.refuse(["x"], net, contents=iter(hashes[8:]))
+    with pytest.raises(ValueError, match=r"got 2 on which it was, though for another .* such as 'photo 0\.png'"):
+        named.refuse([names[0], "x"], demo.load("vgg_avg"), hashes[:2])  # one of them by both
+    with pytest.raises(ValueError, match="got 9 on which"):
+        named.refuse(hashes)  # names of pictures that came without one
+    named.refuse(["x"], net, contents=[picture_id(image + 1) for image in images])
+
+
+def test_a_fit_saved_without_contents_is_read(fitted, tmp_path):
+    fit = fitted["race"]
+    old = dataclasses.replace(fit, per_image=fit.per_image.drop(columns="content"))
+    again = CutoffFit.load(old.save(tmp_path))
+    assert again.per_image.equals(old.per_image) and again.cutoff == fit.cutoff and again.table.equals(fit.table)
+    assert again.contents == again.pictures  # which were hashes, as the pictures had no names
+    with pytest.raises(ValueError, match="got 1 on which"):
+        again.refuse(["x"], contents=fit.contents[:1])
+
+
+def test_a_fit_overwrites_nothing_but_a_fit(fitted, tmp_path):
+    fit = fitted["grid"]
+    for text in ('{"kind": "scores", "format": 1}', "[1]", "no json", ""):
+        (tmp_path / "spec.json").write_text(text)
+        with pytest.raises(
+            ValueError, match=r"a new folder or one of a cutoff fit, got .* spec\.json .* something else"
+        ):
+            fit.save(tmp_path)
+        assert (tmp_path / "spec.json").read_text() == text and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "spec.json").write_text('{"kind": "cutoff fit", "format": 0}')  # an older one may be replaced
+    assert CutoffFit.load(fit.save(tmp_path)).cutoff == fit.cutoff
+
+
 def test_fingerprints():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
@@ -803,5 +925,9 @@ def test_a_spectral_cutoff_is_a_number():
     assert repr(found) == "SpectralCutoff(7.5 cycles/image, by the twin, 4 pictures)"
     assert FORGrad(Saliency(), found).cutoff == 7.5
     assert fit_cutoff  # it may stand among the cutoffs of a grid: they are numbers
+    with pytest.raises(ValueError, match=r"Expected a cutoff, got none: highest at ring 3"):
+        FORGrad(Saliency(), SpectralCutoff(None, how="knee", reason="highest at ring 3"))
+    with pytest.raises(ValueError, match=r"got none: no reason given"):
+        FORGrad(Saliency(), SpectralCutoff(None, how="knee"))
     none = SpectralCutoff(None, how="knee", reason="so")
     assert none.cutoff is None and math.isnan(float(none)) and pickle.loads(pickle.dumps(none)).reason == "so"

@@ -4,6 +4,8 @@ import json
 import math
 import warnings
 from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,13 +25,14 @@ from gradspec.attributions import (
     SquareGrad,
     VarGrad,
 )
+from gradspec.attributions.words import text_of
 from gradspec.controls import centre_prior, random_maps
-from gradspec.cutoffs import fit_cutoff
+from gradspec.cutoffs import SpectralCutoff, fit_cutoff, identity
 from gradspec.data import picture_id
 from gradspec.engine import Engine
-from gradspec.evaluation import Missing, Scores, bayes, evaluate, side_by_side
-from gradspec.evaluation.plan import best_for_all, planned, text_of
-from gradspec.forgrad import FORGrad
+from gradspec.evaluation import Missing, Scores, bayes, collecting, evaluate, side_by_side
+from gradspec.evaluation.plan import best_for_all, planned
+from gradspec.forgrad import FORGrad, maps_of
 from gradspec.fourier import low_pass_mask
 from gradspec.metrics import Deletion, Faithfulness, Insertion, MuFidelity, PointingGame, RelevanceMass, Stability
 from gradspec.models import load_model
@@ -486,9 +489,10 @@ def test_pictures_of_the_selection_are_refused():
     with pytest.raises(ValueError, match="p2"):
         evaluate(engine, [(images[2:], labels[2:], ids[2:])], {"Saliency": Saliency()}, {"F": SMALL["F"]}, **settings)
     assert engine.backwards == 0  # before any work
-    scores = evaluate(
-        net, [(images, labels, ids)], {"Saliency": Saliency()}, {"F": SMALL["F"]}, allow_selection=True, **settings
-    )
+    with pytest.warns(UserWarning, match="3 of 6 pictures are among those that a cutoff was chosen on"):
+        scores = evaluate(
+            net, [(images, labels, ids)], {"Saliency": Saliency()}, {"F": SMALL["F"]}, allow_selection=True, **settings
+        )
     assert scores.spec["pictures"] == 6
 
 
@@ -581,6 +585,271 @@ def test_examples_are_kept():
     np.testing.assert_allclose(shown.maps["Saliency", "none"], Saliency()(net, images[2:3], labels[2:3])[0], rtol=1e-4)
     np.testing.assert_allclose(shown.pixels, (images[2] * 0.25 + 0.5).clamp(0, 1), atol=1e-6)
     assert shown.label == labels[2] and shown.predicted == int(net(images[2:3]).argmax())
+
+
+# ---- what a cutoff was chosen on, and for ----------------------------------------------------------
+
+
+GRID = (None, 3.0, 1.0)
+
+
+def test_pictures_of_the_selection_are_counted_where_they_are_allowed():
+    net, (images, labels, ids) = tiny(), case(6)
+    fits = {
+        "Saliency": fitted(net, Saliency(), [(images[:4], labels[:4], ids[:4])], cutoffs=GRID),
+        "GradientInput": fitted(net, GradientInput(), [(images[2:5], labels[2:5], ids[2:5])], cutoffs=GRID),
+    }
+    data = loader(images, labels, [*ids[:3], "renamed", *ids[4:]], 4)  # the fourth is known by its content alone
+    methods = METHODS | {"own": FORGrad(Saliency(), fits["Saliency"]), "mine": FORGrad(Saliency(), 2.0)}
+    with pytest.warns(UserWarning, match=r"5 of 6 pictures are among those that a cutoff was chosen on"):
+        scores = evaluate(
+            net, data, methods, {"F": SMALL["F"]}, fits=fits, arms=("abs", "gradient", "shared", "gaussian"),
+            allow_selection=True, controls=False, progress=False,
+        )  # fmt: skip
+    counts = {(row["attribution"], row["arm"]): row["selection"] for row in scores.spec["rows"]}
+    for name, n in {"Saliency": 4, "GradientInput": 3}.items():
+        assert [counts[name, arm] for arm in ("none", "abs")] == [0, 0]
+        assert [counts[name, arm] for arm in ("forgrad", "forgrad-gradient", "gaussian")] == [n, n, n]
+        assert counts[name, "shared"] == 5  # chosen by both
+    assert counts["own", "forgrad"] == 4 and counts["mine", "forgrad"] == 0
+    notes = scores.summary().set_index(["attribution", "arm"])["note"]
+    assert notes["Saliency", "forgrad"] == "cutoff chosen on 4 of these pictures" and notes["mine", "forgrad"] == ""
+    assert "5 of them chosen on" in repr(scores)
+    assert scores.spec["selection"] == 5
+
+
+def test_none_of_the_selection_is_said_nowhere():
+    net, (images, labels, ids) = tiny(), case(6)
+    fit = fitted(net, Saliency(), [(images[:3], labels[:3], ids[:3])], cutoffs=GRID)
+    scores = evaluate(
+        net, [(images[3:], labels[3:], ids[3:])], {"Saliency": Saliency()}, {"F": SMALL["F"]}, fits={"Saliency": fit},
+        controls=False, allow_selection=True, progress=False,
+    )  # fmt: skip
+    assert scores.spec["selection"] == 0 and "chosen" not in repr(scores) and set(scores.summary()["note"]) == {""}
+
+
+@pytest.mark.parametrize("named", ["fit", "report", "neither", "iterator", "both, otherwise"])
+def test_pictures_of_the_selection_are_known_by_their_content(named):
+    net, (images, labels, ids) = tiny(), case(6)
+    chosen = [(images[:3], labels[:3], ids[:3])] if named in ("fit", "both, otherwise") else (images[:3], labels[:3])
+    fit = fitted(net, Saliency(), chosen, cutoffs=GRID)
+    others = [f"x{k}" for k in range(4)]
+    data = {
+        "fit": (images[2:], labels[2:]), "neither": images[2:], "iterator": iter([(images[2:], labels[2:], others)]),
+    }.get(named, [(images[2:], labels[2:], others)])  # fmt: skip
+    engine = Engine(net, progress=False)
+    with pytest.raises(ValueError, match="1 on which it was"):
+        evaluate(engine, data, {"Saliency": Saliency()}, {"F": SMALL["F"]}, fits={"Saliency": fit})
+    assert engine.forwards == engine.backwards == 0  # before any work
+
+
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, images, labels, ids):
+        self.images, self.labels, self.ids = images, labels, ids
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, k):
+        return self.images[k], self.labels[k], self.ids[k]
+
+
+def test_a_loaders_pictures_are_refused_before_any_work_but_not_those_that_it_leaves_out():
+    net, (images, labels, ids) = tiny(), case(6)
+    fit = fitted(net, Saliency(), [(images[4:], labels[4:], ids[4:])], cutoffs=GRID)
+    pictures, engine = Pictures(images, labels, ids), Engine(net, progress=False)
+    settings = {"fits": {"Saliency": fit}, "controls": False}
+    with pytest.raises(ValueError, match="2 on which it was"):
+        evaluate(engine, torch.utils.data.DataLoader(pictures, 2), {"Saliency": Saliency()}, SMALL, **settings)
+    assert engine.forwards == 0
+    parts = [
+        torch.utils.data.DataLoader(pictures, 2, sampler=[0, 1, 2]),
+        torch.utils.data.DataLoader(pictures, batch_sampler=[[0, 1], [2]]),
+    ]
+    for part in parts:
+        assert evaluate(engine, part, {"Saliency": Saliency()}, {"F": SMALL["F"]}, **settings).pictures == (
+            "p0",
+            "p1",
+            "p2",
+        )
+
+
+def test_fits_of_another_network_or_method_are_said():
+    net, (images, labels, ids) = tiny(), case(4)
+    chosen = [(case(3, seed=8)[0], labels[:3], ["a", "b", "c"])]
+    fits = {
+        "Saliency": fitted(tiny(seed=1), Saliency(), chosen, cutoffs=GRID),
+        "GradientInput": fitted(net, Saliency(), chosen, cutoffs=GRID),
+        "SmoothGrad": fitted(net, SmoothGrad(samples=2), chosen, cutoffs=GRID),
+    }
+    methods = METHODS | {"SmoothGrad": SmoothGrad(samples=2), "own": FORGrad(GradientInput(), fits["GradientInput"])}
+    with pytest.warns(UserWarning) as caught:
+        scores = evaluate(
+            net, [(images, labels, ids)], methods, {"F": SMALL["F"]}, fits=fits, arms=("abs", "gaussian"),
+            controls=False, progress=False,
+        )  # fmt: skip
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 3 and all(warning.filename == __file__ for warning in caught)
+    assert said[0].startswith("'Saliency': cutoff fitted for another network (Sequential ")
+    assert said[1] == "'GradientInput': cutoff fitted for Saliency(), not GradientInput()."
+    assert said[2] == "'own': cutoff fitted for Saliency(), not GradientInput()."
+    rows = {(row["attribution"], row["arm"]): row for row in scores.spec["rows"]}
+    assert {key for key, row in rows.items() if row["note"]} == {
+        (name, arm) for name in METHODS for arm in ("forgrad", "gaussian")
+    } | {("own", "forgrad")}
+    assert rows["SmoothGrad", "forgrad"]["fit_metric"] == "Faithfulness(steps=4)"
+    assert rows["SmoothGrad", "none"]["fit_metric"] == ""
+    notes = scores.summary().set_index(["attribution", "arm"])["note"]
+    assert notes["own", "forgrad"] == "cutoff fitted for Saliency(), not GradientInput()"
+
+
+@pytest.mark.parametrize(
+    "change", [{"metric": "Deletion()"}, {"where": "gradient"}, {"shape": "square"}, {"model": "N"}]
+)
+def test_one_cutoff_for_all_is_of_curves_that_can_be_averaged(change):
+    net, (images, labels, ids) = tiny(), case(3)
+    fit = fitted(net, Saliency(), [(images, labels, ids)], cutoffs=GRID)
+    assert best_for_all({"a": fit, "b": replace(fit, attribution="b")}) == fit.argmax
+    with pytest.raises(ValueError, match="Expected shared_cutoff="):
+        best_for_all({"a": fit, "b": replace(fit, **change)})
+
+
+def test_a_cutoff_that_was_not_found_is_missing_with_its_reason():
+    net, data = tiny(), case(3)
+    none = SpectralCutoff(None, how="knee", reason="no knee")
+    with pytest.warns(UserWarning, match="'Saliency', arm '.*' is left out: no knee"):
+        scores = evaluate(
+            net, [data], METHODS, {"F": SMALL["F"]},
+            fits={"Saliency": none, "GradientInput": SpectralCutoff(2.0, how="knee")},
+            arms=("abs", "gradient", "gaussian"), shared_cutoff=2.0, controls=False, progress=False,
+        )  # fmt: skip
+    rows = [(row["attribution"], row["arm"]) for row in scores.spec["rows"]]
+    assert rows[:3] == [("Saliency", "none"), ("Saliency", "abs"), ("Saliency", "shared")] and len(rows) == 9
+    assert [found[:3] + found[4:] for found in scores.missing] == [
+        ("Saliency", arm, "", "no knee") for arm in ("forgrad", "forgrad-gradient", "gaussian")
+    ]
+
+
+# ---- what raises, and ends -------------------------------------------------------------------------
+
+
+def test_a_source_that_raises_is_asked_once_and_takes_its_arms_along():
+    net, data, calls = tiny(), case(4), Counter()
+
+    def explain(model, images, labels):
+        calls["n"] += 1
+        if calls["n"] > 1:
+            raise RuntimeError("once")
+        return images.mean(1)
+
+    with pytest.warns(UserWarning, match="is left out after 2 pictures"):
+        scores = evaluate(
+            net, loader(*data), METHODS | {"late": explain}, {"F": SMALL["F"]}, fits={"late": 2.0, "Saliency": 2.0},
+            arms=("abs", "gaussian"), controls=False, progress=False,
+        )  # fmt: skip
+    assert calls["n"] == 2
+    assert [found[:2] for found in scores.missing] == [("late", arm) for arm in ("none", "abs", "forgrad", "gaussian")]
+    counts = scores.table.groupby(["attribution", "arm"]).size().to_dict()
+    assert {n for (name, _), n in counts.items() if name == "late"} == {2} and counts["Saliency", "forgrad"] == 4
+
+
+def test_methods_of_one_stream_are_asked_apart_by_source_and_not_by_arm(monkeypatch):
+    asked = []
+
+    def spied(engine, attributions, *given):
+        asked.append([type(found).__name__ for found in attributions.values()])
+        if any(isinstance(found, VarGrad) for found in attributions.values()):
+            raise MemoryError("of it")
+        return maps_of(engine, attributions, *given)
+
+    monkeypatch.setattr(collecting, "maps_of", spied)
+    methods = {"S": SmoothGrad(samples=3), "V": VarGrad(samples=3)}
+    with pytest.warns(UserWarning, match="'V', arm"):
+        scores = evaluate(
+            tiny(), loader(*case(4)), methods, {"F": SMALL["F"]}, fits={"S": 2.0, "V": 2.0}, arms=("abs", "gradient"),
+            controls=False, progress=False,
+        )  # fmt: skip
+    assert asked[0] == ["SmoothGrad", "FORGrad", "VarGrad", "FORGrad"]
+    assert asked[1:] == [["SmoothGrad"], ["FORGrad"], ["VarGrad"], ["FORGrad"], ["SmoothGrad", "FORGrad", "FORGrad"]]
+    assert {(found.attribution, found.arm) for found in scores.missing} == {
+        ("V", arm) for arm in ("none", "abs", "forgrad")
+    }
+    assert scores.table.groupby(["attribution", "arm"]).size()["S", "forgrad"] == 4
+
+
+def test_a_filter_that_raises_is_left_out_alone(monkeypatch):
+    def picky(maps, forgrad):
+        if forgrad.cutoff is not None:
+            raise MemoryError("of the filter")
+        return maps.abs()
+
+    monkeypatch.setattr(collecting, "_filtered", picky)
+    engine = Engine(tiny(), progress=False)
+    with pytest.warns(UserWarning, match="MemoryError: of the filter"):
+        scores = evaluate(engine, loader(*case(4)), METHODS, {"F": SMALL["F"]}, fits={"Saliency": 2.0}, controls=False)
+    assert [found[:2] for found in scores.missing] == [("Saliency", "forgrad")] and engine.backwards == 8
+    assert scores.costs.set_index(["attribution", "arm"]).loc[("Saliency", "abs"), "n"] == 4
+
+
+def ending(data, after, error):
+    for k, batch in enumerate(loader(*data)):
+        if k == after:
+            raise error
+        yield batch
+
+
+def test_what_was_scored_outlives_a_batch_that_cannot_be_read():
+    net, data = tiny(), case(6)
+    whole = evaluate(net, loader(*data), METHODS, {"F": SMALL["F"]}, controls=False, progress=False)
+    with pytest.warns(UserWarning, match="ends after 4 pictures: OSError: the disk"):
+        scores = evaluate(
+            net, ending(data, 2, OSError("the disk")), METHODS, {"F": SMALL["F"]}, controls=False, progress=False
+        )
+    assert scores.missing == (Missing("", "", "", 4, "OSError: the disk"),)
+    assert scores.pictures == tuple(data[2][:4]) and scores.spec["pictures"] == scores.spec["labelled"] == 4
+    found = as_dict(scores)
+    assert len(found) == 8 and all(as_dict(whole)[key] == pytest.approx(value) for key, value in found.items())
+    assert "4 pictures" in repr(scores) and "1 missing" in repr(scores)
+    with pytest.raises(OSError, match="the disk"):
+        evaluate(net, ending(data, 0, OSError("the disk")), METHODS, {"F": SMALL["F"]}, progress=False)
+
+
+def test_a_batch_that_does_not_fit_ends_it_too():
+    net, (images, labels, ids) = tiny(), case(6)
+    fit = fitted(net, Saliency(), [(images[4:], labels[4:], ids[4:])], cutoffs=GRID)
+    wrong = torch.tensor([0, 1, 0, 9, 1, 1])
+    for given, settings, reason in (
+        (labels, {"fits": {"Saliency": fit}}, "Expected pictures that the cutoff was not chosen on, got 2"),
+        (wrong, {}, "labels from 0 to 3"),
+    ):
+        with pytest.warns(UserWarning, match="evaluate ends after"):
+            scores = evaluate(
+                net, iter(loader(images, given, ids)), {"Saliency": Saliency()}, {"F": SMALL["F"]}, examples=6,
+                controls=False, progress=False, **settings,
+            )  # fmt: skip
+        assert reason in scores.missing[0].reason
+        n = 4 if settings else 2
+        assert scores.spec["pictures"] == len(scores.examples) == len(scores.pictures) == n
+
+
+def test_stability_of_maps_with_channels():
+    net, (images, labels, ids) = tiny(), case(3)
+    metrics = {"Stability": Stability(samples=2), "F": SMALL["F"]}
+    kept = GradientInput(channels="keep")
+    scores = evaluate(
+        net, loader(images, labels, ids), {"kept": kept}, metrics, fits={"kept": 2.0}, arms=("abs", "gradient"),
+        controls=False, progress=False,
+    )  # fmt: skip
+    assert scores.missing == ()
+    methods = {
+        "none": kept, "abs": FORGrad(kept, None), "forgrad": FORGrad(kept, 2.0),
+        "forgrad-gradient": FORGrad(kept, 2.0, "gradient"),
+    }  # fmt: skip
+    for arm, method in methods.items():
+        expected = metrics["Stability"](net, images, labels, ids=ids, attribution=method)
+        np.testing.assert_allclose(scores.values("kept", arm, "Stability"), expected, rtol=1e-4)
+    whole = metrics["F"](net, images, labels, kept(net, images, labels).mean(1), ids=ids)
+    np.testing.assert_allclose(scores.values("kept", "none", "F"), whole, atol=1e-5)
 
 
 # ---- tables ----------------------------------------------------------------------------------------
@@ -731,6 +1000,57 @@ def test_networks_side_by_side():
         side_by_side({})
 
 
+def test_a_ranking_is_of_the_same_pictures():
+    values = {
+        ("S", "none"): [1, 9, 9, 9], ("S", "forgrad"): [3, 0, 0, 0], ("T", "none"): [2, 2, math.nan, 2],
+        ("U", "none"): [1, 1, 1, math.nan], ("late", "none"): [7], ("empty", "none"): [math.nan] * 4,
+    }  # fmt: skip
+    scores = made({key: {"Faithfulness": numbers} for key, numbers in values.items()})
+    scores = replace(scores, missing=(Missing("late", "none", "", 1, "lost"), Missing("", "", "", 4, "the disk")))
+    found = scores.ranking(["Faithfulness"])
+    assert found["n"].tolist() == [2] * 5  # p0 and p1
+    assert found["before"].tolist() == ["S", "T", "U", "late", "empty"]
+    assert found["before score"].tolist()[:3] == [5, 2, 1] and found["before score"][3:].isna().all()
+    assert found["after"].tolist()[:3] == ["T", "S*", "U"] and found["after score"].tolist()[:3] == [2, 1.5, 1]
+    assert found["before se"][0] == pytest.approx(4)
+
+
+def with_bases(scores, bases):
+    """The scores as if these rows were FORGrads given beside what they filter."""
+    rows = [row | {"base": bases.get(row["attribution"], row["base"])} for row in scores.spec["rows"]]
+    return replace(scores, spec=scores.spec | {"rows": rows})
+
+
+def test_forgrads_of_ones_own_are_found_by_what_they_filter():
+    draw = np.random.default_rng(3)
+    numbers = {key: {"Faithfulness": draw.normal(shift, 0.3, size=9)} for key, shift in {
+        ("S", "none"): 0, ("G", "none"): 0.1, ("V", "none"): 0.2, ("S smooth", "forgrad"): 1,
+        ("S abs", "abs"): 0.5, ("G smooth", "forgrad-gradient"): 2, ("V", "forgrad"): 0.4, ("V other", "forgrad"): 9,
+        ("lonely", "forgrad"): 5,
+    }.items()}  # fmt: skip
+    bases = {"S smooth": "S", "S abs": "S", "G smooth": "G", "V other": "V", "lonely": ""}
+    scores = with_bases(made(numbers), bases)
+    found = scores.ranking(["Faithfulness"])
+    assert sorted(found["after"]) == ["G smooth* (gradient)", "S smooth*", "V*"]  # its own before one given beside it
+    assert found["after"][0] == "G smooth* (gradient)"
+    same = made({
+        ("S", "none"): numbers["S", "none"], ("S", "forgrad"): numbers["S smooth", "forgrad"],
+        ("V", "none"): numbers["V", "none"], ("V", "forgrad"): numbers["V", "forgrad"],
+    })  # fmt: skip
+    pd.testing.assert_frame_equal(scores.bayes(["Faithfulness"]), same.bayes(["Faithfulness"]))
+    over = scores.gains(against="abs").set_index("attribution")
+    assert set(over.index) == {"S smooth"}
+    expected = numbers["S smooth", "forgrad"]["Faithfulness"] - numbers["S abs", "abs"]["Faithfulness"]
+    assert over.loc["S smooth", "mean"] == pytest.approx(expected.mean())
+
+
+def test_evaluated_forgrads_are_ranked_and_tested():
+    methods = METHODS | {f"{name}, low": FORGrad(method, 2.0) for name, method in METHODS.items()}
+    scores = evaluate(tiny(), [case(4)], methods, {"F": SMALL["F"]}, controls=False, progress=False)
+    assert set(scores.ranking(["F"])["after"]) == {"Saliency, low*", "GradientInput, low*"}
+    assert scores.bayes(["F"])["n"].tolist()[0] == 4
+
+
 # ---- files -----------------------------------------------------------------------------------------
 
 
@@ -790,6 +1110,35 @@ def test_another_kind_of_folder_is_refused(tmp_path):
         Scores.load(tmp_path)
 
 
+def test_a_spec_that_cannot_be_written_writes_nothing(kept, tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        replace(kept, spec=kept.spec | {"seconds": math.inf}).save(tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("text", ['{"kind": "cutoff fit", "format": 1}', "[]", "{", '{"seed": 3}'])
+def test_scores_are_not_written_over_something_else(kept, tmp_path, text):
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other than scores"):
+        kept.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
+    assert (tmp_path / "spec.json").read_text() == text
+
+
+def test_scores_are_written_over_scores(kept, tmp_path):
+    replace(kept, examples=()).save(kept.save(tmp_path))
+    assert Scores.load(tmp_path).examples == ()
+
+
+def test_cutoffs_of_numpy_are_saved(tmp_path):
+    scores = evaluate(
+        tiny(), [case(2)], {"S": Saliency()}, {"F": SMALL["F"]}, fits={"S": np.float32(1.5)},
+        shared_cutoff=np.int64(2), controls=False, progress=False,
+    )  # fmt: skip
+    cutoffs = [row["cutoff"] for row in Scores.load(scores.save(tmp_path)).spec["rows"]]
+    assert cutoffs == [None, None, 1.5, 2.0]
+
+
 def test_scores_show_themselves(kept):
     assert repr(kept).startswith("Scores(Sequential, 4 pictures, 9 rows, F, D, I, mu, accuracy")
     assert "Saliency*" in kept._repr_html_()
@@ -800,6 +1149,31 @@ def test_settings_in_words():
     assert text_of(failing()) == "explain"
     assert text_of(FORGrad(Saliency(), 3.0)).startswith("FORGrad(attribution=Saliency(), cutoff=3.0")
     assert " at 0x" not in text_of(stored(torch.rand(1, 2, 2), ["a"]))
+
+
+@dataclass
+class Setting:
+    size: int = 3
+    values: object = None
+    cache: object = field(default_factory=dict, init=False)
+    kept: object = field(default=None, repr=False)
+
+
+def test_settings_in_words_hold_no_values_and_no_addresses():
+    assert text_of(Setting(4, kept=torch.rand(2))) == "Setting(size=4)"
+    assert text_of(Setting(values=torch.rand(2, 3))) == "Setting(values=Tensor(2, 3))"
+    assert text_of(Setting(values={"a": np.zeros(2), "b": [torch.rand(1), 2]})) == (
+        "Setting(values={'a': ndarray(2,), 'b': [Tensor(1,), 2]})"
+    )
+    assert text_of(Setting(values=(1, None))) == "Setting(values=(1, None))"
+    assert text_of(Setting(values=(1,))) == "Setting(values=(1,))"
+    assert text_of(partial(failing, torch.rand(3), after=2)) == "failing(Tensor(3,), after=2)"
+    assert text_of(object()) == "object" and text_of(Saliency) == "Saliency" and text_of(tiny().eval) == "Module.eval"
+    assert text_of(stored(torch.rand(1, 2, 2), ["a"])) == "Stored()"
+
+
+def test_settings_are_worded_in_one_place():
+    assert identity.text_of is text_of
 
 
 # ---- what is refused -------------------------------------------------------------------------------
@@ -820,6 +1194,10 @@ def test_settings_in_words():
         ({"fits": {"T": 2.0}}, ValueError, "got \\['T'\\]"),
         ({"fits": {"S": "2"}}, TypeError, "CutoffFit or a cutoff for 'S'"),
         ({"fits": {"S": -1.0}}, ValueError, "0 cycles/image or more"),
+        ({"fits": {"S": [2.0, 3.0]}}, ValueError, "one fit of 'S' for each where, got 2 of where='attribution'"),
+        ({"fits": {"S": math.inf}}, ValueError, "finite cutoff, or None for no filter, got inf for 'S'"),
+        ({"shared_cutoff": math.inf}, ValueError, "finite cutoff"),
+        ({"attributions": {"T": FORGrad(Saliency(), math.inf)}}, ValueError, "got inf for 'T'"),
         ({"arms": ("none",)}, ValueError, "arms among"),
         ({"arms": ("shared",), "fits": {"S": 2.0}}, ValueError, "shared_cutoff="),
         ({"data": torch.rand(2, 3)}, ValueError, "\\(N, C, H, W\\)"),

@@ -217,6 +217,24 @@ def test_the_layer_can_be_differentiated_again_and_written_behind():
     assert torch.allclose(x.grad, low_pass((before > 0).double(), 2), atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", ["disk", "gaussian"])
+def test_the_layer_is_mapped_over_pictures(shape):
+    """torch.func: the gradient of each picture by vmap is that of a loop, and so are rows of a Jacobian."""
+    x = torch.randn(3, 2, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer = LowPassGrad(2, shape)
+
+    def cubed(image):
+        return layer(image).pow(3).sum()
+
+    found = torch.func.vmap(torch.func.grad(cubed))(x)
+    assert torch.allclose(found, low_pass(3 * x**2, 2, shape), atol=1e-12)
+    rows = torch.func.jacrev(lambda image: layer(image).square().sum((0, 2)))(x[0])  # of each row of the picture
+    for i, row in enumerate(rows):
+        alone = torch.zeros(2, 7, 8, dtype=torch.float64)
+        alone[:, i] = 2 * x[0, :, i]
+        assert torch.allclose(row, low_pass(alone, 2, shape), atol=1e-12)
+
+
 def test_the_layer_trains_copies_and_shows_its_settings():
     net = nn.Sequential(LowPassGrad(1, "square"), nn.Conv2d(1, 1, 3, padding=1))
     assert repr(net[0]) == "LowPassGrad(cutoff=1.0, shape='square')"
@@ -539,6 +557,7 @@ def test_a_fit_brings_its_settings():
     spectral = SimpleNamespace(cutoff=7, reason="the knee")  # `cutoff_from` says a number alone
     assert FORGrad(Saliency(), spectral, "gradient", "disk") == FORGrad(Saliency(), 7.0, "gradient")
     assert FORGrad(Saliency(), SimpleNamespace(cutoff=None, where="attribution", shape="disk")).cutoff is None
+    assert FORGrad(Saliency(), SimpleNamespace(cutoff=None)).cutoff is None
 
 
 def test_it_is_a_value():
@@ -564,6 +583,9 @@ class Blind(Attribution):
         return pictures.images[:, 0]
 
 
+NO_KNEE = SimpleNamespace(cutoff=None, reason="no knee")  # as `cutoff_from` where it finds none
+
+
 @pytest.mark.parametrize(
     "make, error, sentence",
     [
@@ -573,6 +595,10 @@ class Blind(Attribution):
         (lambda: FORGrad(FORGrad(Saliency(), 3), 3, "gradient"), ValueError, "not filtered yet, got a FORGrad"),
         (lambda: FORGrad(Saliency, 3), TypeError, r"such as Saliency\(\), got <class"),
         (lambda: FORGrad("saliency", 3), TypeError, r"such as Saliency\(\), got 'saliency'"),
+        (lambda: FORGrad(Saliency(), FORGrad(GradCAM(), 3)), TypeError, r"a fit or None, got a FORGrad: give .*cutoff"),
+        (lambda: FORGrad(Saliency(), LowPassGrad(3)), TypeError, "a fit or None, got a LowPassGrad: give its cutoff"),
+        (lambda: FORGrad(Saliency(), NO_KNEE), ValueError, "a cutoff, got none: no knee; give a number, .*None for no"),
+        (lambda: FORGrad(Saliency(), NO_KNEE, "gradient"), ValueError, "Expected a cutoff, got none: no knee; give"),
         (lambda: FORGrad(Saliency(), "3"), TypeError, "number of cycles/image or None .*, got str"),
         (lambda: FORGrad(Saliency(), True), TypeError, "got bool"),
         (lambda: FORGrad(Saliency(), -1), ValueError, "0 cycles/image or more, .* got -1"),

@@ -89,7 +89,11 @@ def test_controls_are_lines_across_with_names_that_do_not_touch():
 
 def test_a_flat_curve_is_said_to_be_flat():
     flat = fitted(means=np.zeros(6))
-    assert flat.flat and "The curve is flat" in words(cutoff_curves(flat))[2]
+    label = words(cutoff_curves(flat))[2]
+    assert flat.flat and flat.flat_reason in label.replace("\n", " ")  # with n, K, how it is calibrated, and p
+    assert max(map(len, label.split("\n"))) <= 80
+    several = words(cutoff_curves({"a" * 80: flat, "b": flat}))[2]
+    assert "b: The curve is flat" in several and several.replace("\n", " ").count("p = ") == 2
     assert "flat" not in words(cutoff_curves(fitted()))[2]
 
 

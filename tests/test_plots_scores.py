@@ -87,6 +87,12 @@ def test_a_decrease_is_named_as_one(scores):
     assert "gain in Faithfulness, mean over 12 pictures" in drawing.gains(scores).get_supxlabel()
 
 
+def test_gains_on_pictures_of_the_selection_say_so(scores):
+    inside = Scores(scores.table, scores.costs, scores.slopes, (), (), scores.spec | {"selection": 5})
+    assert "12 pictures (5 of them chosen on) and" in drawing.gains(inside).get_supxlabel()
+    assert "chosen" not in drawing.gains(scores).get_supxlabel()
+
+
 # ---- scatters --------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from gradspec._checks import check_whole
 from gradspec.attributions.base import Explain
+from gradspec.attributions.words import text_of
 from gradspec.controls.maps import SPREAD, Kind, RandomMaps
-from gradspec.controls.runs import Labelled, labelled, name_of, words_of
+from gradspec.controls.runs import Labelled, labelled, name_of
 from gradspec.data import Data
 from gradspec.engine import Engine, Precision, engine_of
 from gradspec.forgrad import maps_of
@@ -175,7 +176,7 @@ def metric_bias(
     spec = {
         "control": "metric_bias",
         "model": name_of(model),
-        "metrics": {name: words_of(metric) for name, metric in chosen.items()},
+        "metrics": {name: text_of(metric) for name, metric in chosen.items()},
         "higher_is_better": {name: bool(getattr(metric, "higher_is_better", True)) for name, metric in chosen.items()},
         "spread": spread,
         "draws": draws,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from typing import NamedTuple
 
 import torch
@@ -59,11 +58,3 @@ def name_of(model: nn.Module | Engine) -> str:
     net = model.model if isinstance(model, Engine) else model
     spec = described(net, "spec")
     return str(spec.get("spec", type(net).__name__)) if isinstance(spec, dict) else type(net).__name__
-
-
-def words_of(thing: object) -> str:
-    """Returns a function's name, or a dataclass with its settings, without addresses in memory."""
-    if is_dataclass(thing) and not isinstance(thing, type):
-        settings = ", ".join(f"{each.name}={words_of(getattr(thing, each.name))}" for each in fields(thing))
-        return f"{type(thing).__name__}({settings})"
-    return getattr(thing, "__name__", None) or repr(thing)

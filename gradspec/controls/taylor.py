@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_cutoff, check_positive, check_whole
+from gradspec.attributions.words import text_of
 from gradspec.controls.maps import SPREAD, random_blob
-from gradspec.controls.runs import labelled, name_of, words_of
+from gradspec.controls.runs import labelled, name_of
 from gradspec.data import Data
 from gradspec.engine import Engine, Pictures
 from gradspec.forgrad import low_passes
@@ -270,7 +271,7 @@ def _spec(net: nn.Module, engine: Engine, plan: _Plan) -> dict[str, Any]:
     return {
         "control": "taylor",
         "model": name_of(net),
-        "target": words_of(plan.target),
+        "target": text_of(plan.target),
         "cutoffs": None if plan.cutoffs is None else list(plan.cutoffs),
         "radii": plan.radii.tolist(),
         "units": engine.units,

@@ -24,7 +24,7 @@ from gradspec.cutoffs.identity import fingerprint, text_of
 from gradspec.cutoffs.pool import Pool
 from gradspec.cutoffs.race import planned, shuffled, spent, with_controls
 from gradspec.cutoffs.result import CutoffFit, Round
-from gradspec.data import Batch, Data
+from gradspec.data import Batch, Data, picture_id
 from gradspec.engine import Engine, Precision, engine_of
 from gradspec.forgrad import FORGrad, Where, maps_of
 from gradspec.fourier import FilterShape
@@ -67,7 +67,8 @@ def fit_cutoff(
     cutoffs, equal masks of it are scored once, and so are the ends of its curves. The grid scores all cutoffs on all
     pictures. The race spends a share of the grid's forward passes, explanations counted: after a few pictures the worse
     half of the cutoffs is dropped, by the means over the same pictures, and the others go on with new ones (sequential
-    halving, Karnin 2013); its winner has the best mean at the end.
+    halving, Karnin 2013); its winner has the best mean at the end. Where fewer cutoffs cost the same, as by
+    μ-fidelity, the race is the grid on its share of the pictures.
 
     Args:
         model: A classifier, or an `Engine` made of one.
@@ -103,11 +104,11 @@ def fit_cutoff(
     Example:
         >>> from gradspec import demo
         >>> from gradspec.attributions import Saliency
-        >>> net, pictures = demo.load("vgg_max"), demo.pictures(12)
+        >>> net, pictures = demo.load("vgg_max"), demo.pictures(16)
         >>> data = net.preprocess(pictures.images), pictures.labels
         >>> fit = fit_cutoff(net, Saliency(), data, cutoffs=[None, 12, 1], progress=False)
         >>> list(fit.table.columns), fit.cutoff, fit.backwards
-        (['cutoff', 'mean', 'se', 'n'], 1.0, 12)
+        (['cutoff', 'mean', 'se', 'n'], 1.0, 16)
     """
     began = time.perf_counter()
     _check(attribution, search, where, shape, metric, budget)
@@ -123,7 +124,7 @@ def fit_cutoff(
         trial.run(order, counts)
     settings = {"search": search, "seed": seed, "budget": budget if search == "race" else None, "rounds": counts}
     fit = CutoffFit(
-        tried, trial.table(trial.labels, names_of_cutoffs(tried)), trial.table(None, list(rivals)), tuple(trial.rounds),
+        tried, trial.curves(), trial.control_scores(), tuple(trial.rounds),
         where, shape, search, text_of(attribution), text_of(metric), _higher(metric), fingerprint(engine),
         engine.forwards - before[0], engine.backwards - before[1], _spec(engine, pool, settings, began),
     )  # fmt: skip
@@ -144,6 +145,7 @@ class _Trial:
     rows: list[dict[str, float]] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
 
     def cost(self, maps: int) -> int:
@@ -155,16 +157,19 @@ class _Trial:
 
     def plan(self, budget: float) -> list[int]:
         """How many pictures each round of the race gets."""
-        # one control is the map of no filter, which costs the grid nothing where that is among the cutoffs
-        same = min(len(self.rivals), None in self.cutoffs)
         # the empty picture is one pass for all
-        grid = len(self.pool.ids) * self.cost(len(self.arms) + len(self.rivals) - same) + 1
+        grid = self.passes([len(self.pool.ids)])
         most = floor(budget * grid) - 1
-        return planned(len(self.pool.ids), len(self.arms), most, self.cost, len(self.rivals))
+        return planned(len(self.pool.ids), len(self.arms), most, self.cost, len(self.rivals), self.shared)
 
     def passes(self, counts: Sequence[int]) -> int:
         """Passes of rounds of so many pictures at most."""
-        return spent(counts, len(self.arms), self.cost, len(self.rivals)) + 1
+        return spent(counts, len(self.arms), self.cost, len(self.rivals), self.shared) + 1
+
+    @property
+    def shared(self) -> int:
+        """How many controls are the map of no filter, which is scored but once; a foreign metric is asked for each."""
+        return int(bool(self.rivals) and None in self.cutoffs and isinstance(self.metric, Metric))
 
     def run(self, order: Sequence[str], counts: Sequence[int]) -> None:
         """Scores so many pictures in each round, of which the better half of the cutoffs goes on."""
@@ -191,6 +196,7 @@ class _Trial:
             self.rows += [{name: values[name][i] for name in values} for i in range(len(batch.ids))]
             self.ids += batch.ids
             self.labels += labels.tolist()
+            self.contents += map(picture_id, batch.images)
 
     def _curve(self) -> Curve:
         """What is known so far, the higher the better."""
@@ -199,14 +205,19 @@ class _Trial:
         asked = [[f"{_ARM}{name}" in row for name in self.arms] for row in self.rows]
         return Curve(self.cutoffs, np.array(values), np.array(asked))
 
-    def table(self, labels: Sequence[int] | None, names: Sequence[str]) -> pd.DataFrame:
-        """A row for each picture with its scores, of the cutoffs where there are labels, else of the controls."""
+    def curves(self) -> pd.DataFrame:
+        """A row for each picture with its scores at the cutoffs."""
+        return self._table({"label": self.labels, "content": self.contents}, _ARM, self.arms)
+
+    def control_scores(self) -> pd.DataFrame:
+        """A row for each picture with the scores of the controls."""
+        return self._table({}, _RIVAL, self.rivals)
+
+    def _table(self, about: dict[str, Any], kind: str, names: Iterable[str]) -> pd.DataFrame:
         import pandas as pd
 
-        kind = _RIVAL if labels is None else _ARM
-        columns: dict[str, Any] = {"picture": self.ids} | ({} if labels is None else {"label": labels})
         scores = {name: np.array([row.get(f"{kind}{name}", np.nan) for row in self.rows]) for name in names}
-        return pd.DataFrame(columns | scores)
+        return pd.DataFrame({"picture": self.ids} | about | scores)
 
 
 # ---- what is tried -------------------------------------------------------------------------------

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import MISSING, fields, is_dataclass
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradspec.attributions.words import text_of
 from gradspec.engine import Engine
+
+__all__ = ["fingerprint", "text_of"]
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -40,33 +40,3 @@ def _content(value: Any) -> bytes:
         return _ADDRESS.sub("", repr(value)).encode()
     values = value.detach().cpu().contiguous()
     return f"{values.dtype}{tuple(values.shape)}".encode() + values.reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def text_of(value: Any) -> str:
-    """Returns a setting as it would be written, without fields at their defaults and addresses in memory.
-
-    Example:
-        >>> from gradspec.attributions import SmoothGrad
-        >>> text_of(SmoothGrad(samples=20))
-        'SmoothGrad(samples=20)'
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        shown = [(field.name, getattr(value, field.name)) for field in fields(value) if field.repr]
-        usual = {field.name: field.default for field in fields(value)}
-        told = [f"{name}={text_of(found)}" for name, found in shown if not _same(found, usual[name])]
-        return f"{type(value).__name__}({', '.join(told)})"
-    if isinstance(value, partial):
-        told = [*map(text_of, value.args), *(f"{name}={text_of(found)}" for name, found in value.keywords.items())]
-        return f"{text_of(value.func)}({', '.join(told)})"
-    if isinstance(value, (Tensor, np.ndarray)):
-        return f"{type(value).__name__}{tuple(value.shape)}"
-    if isinstance(value, (type(None), bool, int, float, str)):
-        return repr(value)
-    named = getattr(value, "__qualname__", None)
-    return named or _ADDRESS.sub("", repr(value))[:200]
-
-
-def _same(value: Any, usual: Any) -> bool:
-    if usual is MISSING or isinstance(value, (Tensor, np.ndarray)):
-        return False
-    return value is usual or (type(value) is type(usual) and bool(value == usual))

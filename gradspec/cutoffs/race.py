@@ -11,13 +11,14 @@ Cost = Callable[[int], int]
 """How many maps of a picture are scored -> its passes."""
 
 
-def planned(pictures: int, cutoffs: int, budget: int, cost: Cost, controls: int = 0) -> list[int]:
+def planned(pictures: int, cutoffs: int, budget: int, cost: Cost, controls: int = 0, shared: int = 0) -> list[int]:
     """Returns how many new pictures each round of a race gets, their passes never more than the budget.
 
     There are ⌈log2 K⌉ rounds; in each the cutoffs that still run are scored on new pictures, and of k the best ⌈k/2⌉ on
     all pictures so far run on. Each round has the same share of the budget (Karnin's allocation) as long as there are
     pictures; what the later rounds, which have fewer cutoffs, would spend on pictures that are not there goes to
     all alike. So with few pictures the last rounds may have none, and with the budget of a grid the race is the grid.
+    Where two cutoffs cost as much as all, there is one round.
 
     Args:
         pictures: N, how many there are.
@@ -25,6 +26,7 @@ def planned(pictures: int, cutoffs: int, budget: int, cost: Cost, controls: int 
         budget: Passes in all.
         cost: Passes of one picture, whose explanation serves all of its maps.
         controls: Maps that are scored beside those of the cutoffs, of the second half of the pictures.
+        shared: How many of these are among the maps of the cutoffs while all run.
 
     Raises:
         ValueError: For a budget that does not give the first round a picture.
@@ -34,6 +36,8 @@ def planned(pictures: int, cutoffs: int, budget: int, cost: Cost, controls: int 
         ([83, 167, 334], [10])
     """
     running = runners(cutoffs)
+    if cost(running[-1]) == cost(cutoffs):
+        running = running[:1]
 
     def rounds(share: float) -> list[int]:
         counts, left = [], pictures
@@ -44,13 +48,16 @@ def planned(pictures: int, cutoffs: int, budget: int, cost: Cost, controls: int 
             counts.pop()
         return counts
 
+    def passes(share: float) -> int:
+        return spent(rounds(share), cutoffs, cost, controls, shared)
+
     low, high = 0.0, float(pictures * cost(cutoffs) + 1)  # what one round may spend, by bisection
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if spent(rounds(middle), cutoffs, cost, controls) <= budget else (low, middle)
+        low, high = (middle, high) if passes(middle) <= budget else (low, middle)
     counts = rounds(low)
     if not counts or not counts[0]:
-        least = spent(rounds(cost(cutoffs)), cutoffs, cost, controls)
+        least = passes(cost(cutoffs))
         raise ValueError(
             f"Expected a budget that shows every cutoff a picture at least, got {budget} passes for {cutoffs} cutoffs "
             f"on {pictures} pictures: it takes about {least}; give more pictures, fewer cutoffs, a larger budget= or "
@@ -59,7 +66,7 @@ def planned(pictures: int, cutoffs: int, budget: int, cost: Cost, controls: int 
     return counts
 
 
-def spent(counts: Sequence[int], cutoffs: int, cost: Cost, controls: int = 0) -> int:
+def spent(counts: Sequence[int], cutoffs: int, cost: Cost, controls: int = 0, shared: int = 0) -> int:
     """Returns the passes of rounds with so many pictures; arguments as `planned`.
 
     Example:
@@ -69,7 +76,8 @@ def spent(counts: Sequence[int], cutoffs: int, cost: Cost, controls: int = 0) ->
     total, start, first = 0, 0, with_controls(counts)
     for n, k in zip(counts, runners(cutoffs), strict=False):
         more = max(0, start + n - max(start, first))
-        total += n * cost(k) + more * (cost(k + controls) - cost(k))
+        new = controls - shared if k == cutoffs else controls
+        total += n * cost(k) + more * (cost(k + new) - cost(k))
         start += n
     return total
 

@@ -51,8 +51,8 @@ class CutoffFit:
 
     Attributes:
         cutoffs: Which were tried, in cycles/image; None is no filter, that is `FORGrad(attribution, None, where)`.
-        per_image: The curve of each picture: `picture`, `label`, and a column for each cutoff (`names`); NaN where the
-            map cannot be scored, and in a race where the cutoff was out by then.
+        per_image: The curve of each picture: `picture`, `label`, `content` (a hash of its values), and a column for
+            each cutoff (`names`); NaN where the map cannot be scored, and in a race where the cutoff was out by then.
         control_scores: `picture` and a column for each control: "no filter", the attribution as it is; "abs only", its
             magnitude; "centre prior", "white noise", which know no network. In a race of half of the pictures.
         rounds: Which rows of them were scored at which cutoffs.
@@ -101,7 +101,7 @@ class CutoffFit:
     def one_se(self) -> float | None:
         """The largest cutoff whose paired deficit from the best is within one standard error of it; None is largest.
 
-        In a race on the pictures that both have seen: few for a cutoff that was out early.
+        In a race of the cutoffs alone that have seen half of the best one's pictures (`Curve.one_se`).
         """
         return self.cutoffs[self.curve.one_se(self._best)]
 
@@ -140,6 +140,14 @@ class CutoffFit:
         return tuple(self.per_image["picture"])
 
     @property
+    def contents(self) -> tuple[str, ...]:
+        """Hashes of these pictures' values (`gradspec.data.picture_id`), whatever they are called.
+
+        Of a fit that was saved without them its ids, which are these hashes for pictures that came without a name.
+        """
+        return tuple(self.per_image["content" if "content" in self.per_image else "picture"])
+
+    @property
     def unscored(self) -> int:
         """How many pictures are left out at all cutoffs, since at one their map cannot be scored."""
         return self.curve.unscored
@@ -173,7 +181,7 @@ class CutoffFit:
 
     @property
     def flat(self) -> bool:
-        """Whether the curve is flat: Friedman's test over the cutoffs is not significant at 0.05 (`Curve.flatness`)."""
+        """Whether the curve is flat: at 0.05 no cutoff is told from the others by the ranks (`Curve.flatness`)."""
         return self._flatness[0]
 
     @property
@@ -186,17 +194,20 @@ class CutoffFit:
     def _flatness(self) -> tuple[bool, float, str]:
         return self.curve.flatness([list(map(self.cutoffs.index, part.cutoffs)) for part in self.rounds])
 
-    def refuse(self, ids: Iterable[str], model: nn.Module | Engine | None = None) -> None:
+    def refuse(self, ids: Iterable[str], model: nn.Module | Engine | None = None, contents: Iterable[str] = ()) -> None:
         """Raises where pictures that are to be reported on are among those the cutoff was chosen on.
 
         Args:
             ids: Of the pictures.
             model: The network they are for, to say whether it is the one of the fit.
+            contents: `gradspec.data.picture_id` of the pictures, by which they are known under other ids too.
 
         Raises:
             ValueError: For at least one such picture.
         """
-        both = sorted(set(ids) & set(self.pictures))
+        known = {*ids, *contents}
+        pairs = zip(self.pictures, self.contents, strict=True)
+        both = [name for name, content in pairs if name in known or content in known]
         if not both:
             return
         other = model is not None and fingerprint(model) != self.model
@@ -227,8 +238,13 @@ class CutoffFit:
     # ---- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes the fit into a folder, made if need be, and returns it: `spec.json` and `per_image.parquet`."""
+        """Writes the fit into a folder, made if need be, and returns it: `spec.json` and `per_image.parquet`.
+
+        Raises:
+            ValueError: For a folder whose `spec.json` is of anything but a cutoff fit; nothing is written.
+        """
         folder = Path(path)
+        _refuse_others(folder / "spec.json")
         folder.mkdir(parents=True, exist_ok=True)
         controls = self.control_scores.drop(columns="picture").add_prefix(_CONTROL)
         self.per_image.join(controls).to_parquet(folder / "per_image.parquet", index=False)
@@ -264,7 +280,7 @@ def _joined(about: dict[str, Any], table: pd.DataFrame) -> CutoffFit:
     """The fit of both files' contents; raises where they do not belong together."""
     plain: dict[str, Any] = {name: about[name] for name in _PLAIN} | {"cutoffs": _cutoffs(about["cutoffs"])}
     rounds = tuple(Round(int(part["pictures"]), _cutoffs(part["cutoffs"])) for part in about["rounds"])
-    names = ["picture", "label", *names_of_cutoffs(plain["cutoffs"])]
+    names = ["picture", "label", *({"content"} & set(table.columns)), *names_of_cutoffs(plain["cutoffs"])]
     controls = [name for name in table.columns if name.startswith(_CONTROL)]
     if list(table.columns) != [*names, *controls] or sum(part.pictures for part in rounds) != len(table):
         raise ValueError("its cutoffs and pictures are not those of per_image.parquet")
@@ -272,6 +288,20 @@ def _joined(about: dict[str, Any], table: pd.DataFrame) -> CutoffFit:
     of_controls: Any = table[["picture", *controls]]
     of_controls.columns = ["picture", *(name.removeprefix(_CONTROL) for name in controls)]
     return CutoffFit(per_image=of_cutoffs, control_scores=of_controls, rounds=rounds, **plain)
+
+
+def _refuse_others(file: Path) -> None:
+    if not file.exists():
+        return
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or about.get("kind") != "cutoff fit":
+        raise ValueError(
+            f"Expected a new folder or one of a cutoff fit, got {file.parent} whose {file.name} is of something else: "
+            "name another."
+        )
 
 
 def _cutoffs(values: Sequence[float | None]) -> Cutoffs:

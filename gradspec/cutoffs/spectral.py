@@ -43,7 +43,8 @@ class SpectralCutoff(float):
     def __new__(cls, cutoff: float | None, *, how: str, reason: str = "", rings: int = 0, n: int = 0) -> SpectralCutoff:
         """Returns the number, NaN for None."""
         found = super().__new__(cls, math.nan if cutoff is None else cutoff)
-        found.how, found.reason, found.rings, found.n = how, reason, rings, n
+        found.how, found.rings, found.n = how, rings, n
+        found.reason = reason or ("no reason given" if found.cutoff is None else "")
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from gradspec.adapters import Stored
 from gradspec.attributions.base import checked_maps, takes_ids
-from gradspec.cutoffs import CutoffFit
 from gradspec.data import Batch
 from gradspec.engine import Engine
 from gradspec.evaluation.ledger import Cost, Key, Ledger, Line
 from gradspec.evaluation.plan import CONTROL, Explain, Row, same, streams
 from gradspec.evaluation.scores import Missing, Pictured, Scores
+from gradspec.evaluation.selection import Selection
 from gradspec.forgrad import FORGrad, low_passes, maps_of
 from gradspec.images import pixels_of
 from gradspec.metrics import Metric
@@ -39,7 +40,7 @@ class Collector:
     rows: list[Row]
     metrics: dict[str, Callable[..., Any]]
     keep: int
-    selections: list[CutoffFit]
+    selection: Selection
     done: int = 0
     right: int = 0
     labelled: int = 0
@@ -48,29 +49,27 @@ class Collector:
     examples: list[Pictured] = field(default_factory=list)
     seen: dict[str, int] = field(default_factory=dict)
 
-    def refuse(self, ids: list[str]) -> None:
-        """Refuses pictures that a fit was chosen on."""
-        for fit in self.selections:
-            if not set(ids).isdisjoint(fit.pictures):
-                fit.refuse(ids, self.engine.model)
-
     def add(self, batch: Batch, masks: Maps | None) -> None:
-        """Explains and scores one batch."""
-        self.refuse(batch.ids)
+        """Explains and scores one batch; where that raises, none of its scores is kept."""
+        chosen_on = self.selection.places(self.engine.model, batch)
         predicted = _predicted(self.engine, batch)
         labels = predicted if batch.labels is None else batch.labels.long().cpu()
-        if batch.labels is not None:
-            self.right += int((predicted == labels).sum())
-            self.labelled += len(labels)
         named = Batch(batch.images, labels, batch.ids)
-        maps = {row.key: found for group in streams(self._live()) for row, found in self._explained(named, group)}
+        by_row = {row.key: found for group in streams(self._live()) for row, found in self._explained(named, group)}
+        whole = {row.key: by_row[row.key] for row in self.rows if row.key in by_row}
+        maps = {key: _flat(found) for key, found in whole.items()}
+        scores = self._score(named, maps, whole, masks)
         pictures = [self._named(name) for name in batch.ids]
         for key, found in maps.items():
             self.ledger.note_spectrum(key, found)
         self._keep(named, pictures, predicted, maps)
-        for name, values in self._score(named, maps, masks).items():
+        for name, values in scores.items():
             for key, found in values.items():
                 self.ledger.lines.append(Line(pictures, labels.numpy(), *key, name, found.double().cpu().numpy()))
+        if batch.labels is not None:
+            self.right += int((predicted == labels).sum())
+            self.labelled += len(labels)
+        self.selection.note(chosen_on, self.done)
         self.done += len(batch.ids)
 
     # ---- maps --------------------------------------------------------------------------------
@@ -80,35 +79,51 @@ class Collector:
         return [row for row in self.rows if row.key not in gone]
 
     def _explained(self, batch: Batch, group: list[Row]) -> list[tuple[Row, Tensor]]:
-        """The maps of rows that share their passes; where one raises, each alone."""
+        """The maps of rows that share their passes; where something raises, each source alone, down to what raised."""
+        asked: list[tuple[Explain, list[Row]]] = []
+        for row in group:
+            source = row.inner if _filters_maps(row) else row.explain
+            rows = next((rows for other, rows in asked if same(source, other)), None)
+            if rows is None:
+                asked.append((source, [row]))
+            else:
+                rows.append(row)
         try:
-            return self._shared(batch, group)
+            found, spent = self._passed(batch, [source for source, _ in asked])
         except Exception as error:
-            if len(group) > 1:
-                return [pair for row in group for pair in self._explained(batch, [row])]
-            self.miss(*group[0].key, "", error)
+            if len(asked) > 1:
+                return [pair for _, rows in asked for pair in self._explained(batch, rows)]
+            for row in group:
+                self.miss(*row.key, "", error)
             return []
+        pairs = zip(asked, found, strict=True)
+        return [pair for (_, rows), maps in pairs for row in rows for pair in self._finished(row, maps, spent, batch)]
 
-    def _shared(self, batch: Batch, group: list[Row]) -> list[tuple[Row, Tensor]]:
-        """The maps of rows that one stream of passes serves; finished maps are filtered here, on a clock of its own."""
-        sources = [row.inner if _filters_maps(row) else row.explain for row in group]
-        asked: dict[str, Explain] = {}
-        for k, source in enumerate(sources):
-            if not any(same(source, other) for other in asked.values()):
-                asked[f"{k}"] = source
+    def _passed(self, batch: Batch, sources: Sequence[Explain]) -> tuple[list[Tensor], Cost]:
+        """The maps of the sources, which share one stream of passes, as they are; and what it took."""
         began, before = self._now(), (self.engine.forwards, self.engine.backwards)
-        found = maps_of(self.engine, asked, batch.images, _labels(batch), batch.ids)
+        asked = {f"{k}": source for k, source in enumerate(sources)}
+        maps = maps_of(self.engine, asked, batch.images, _labels(batch), batch.ids)
         spent = Cost(self._now() - began, self.engine.forwards - before[0], self.engine.backwards - before[1])
-        finished: list[tuple[Row, Tensor]] = []
-        seconds: list[float] = []
-        for row, source in zip(group, sources, strict=True):
-            maps = checked_maps(found[next(name for name, other in asked.items() if same(source, other))], batch.images)
-            began = self._now()
-            finished.append((row, _filtered(maps, row.explain) if _filters_maps(row) else maps))
-            seconds.append(self._now() - began if _filters_maps(row) else 0.0)
-        for row, passing in zip(group, seconds, strict=True):  # once nothing can raise any more
-            self.ledger.charge(row.key, spent._replace(filter=passing, pictures=len(batch.ids)))
-        return finished
+        return [checked_maps(maps[name], batch.images, reduce=False) for name in asked], spent
+
+    def _finished(self, row: Row, maps: Tensor, spent: Cost, batch: Batch) -> list[tuple[Row, Tensor]]:
+        """A row's maps, filtered here where it filters maps, on a clock of its own; channels only where they matter."""
+        began = self._now()
+        try:
+            flat = maps if self._explains_anew and not _filters_maps(row) else _flat(maps)
+            found = _filtered(flat, row.explain) if _filters_maps(row) else flat
+        except Exception as error:
+            self.miss(*row.key, "", error)
+            return []
+        passing = self._now() - began if _filters_maps(row) else 0.0
+        self.ledger.charge(row.key, spent._replace(filter=passing, pictures=len(batch.ids)))
+        return [(row, found)]
+
+    @cached_property
+    def _explains_anew(self) -> bool:
+        """Whether a metric compares maps with those of changed pictures, channel by channel."""
+        return any(takes(metric, "attribution") for metric in self.metrics.values())
 
     def _now(self) -> float:
         if self.engine.device.type == "cuda":
@@ -123,7 +138,9 @@ class Collector:
 
     # ---- scores ------------------------------------------------------------------------------
 
-    def _score(self, batch: Batch, maps: Mapping[Key, Tensor], masks: Maps | None) -> dict[str, dict[Key, Tensor]]:
+    def _score(
+        self, batch: Batch, maps: Mapping[Key, Tensor], whole: Mapping[Key, Tensor], masks: Maps | None
+    ) -> dict[str, dict[Key, Tensor]]:
         """The values of each metric: those that ask for maps alone together, the others row by row."""
         plain = [name for name, metric in self.metrics.items() if not takes(metric, "masks", "attribution")]
         gone = {(missed.attribution, missed.arm, missed.metric) for missed in self.missing}
@@ -133,9 +150,10 @@ class Collector:
             for name, values in self._together(names, batch, {key: maps[key] for key in keys}).items():
                 found[name] |= values
         for name in [name for name in self.metrics if name not in plain]:
+            of_metric = whole if takes(self.metrics[name], "attribution") else maps
             for key in maps:
                 if (*key, name) not in gone:
-                    found[name] |= self._alone(name, key, batch, maps[key], masks)
+                    found[name] |= self._alone(name, key, batch, of_metric[key], masks)
         return found
 
     def _together(self, names: Sequence[str], batch: Batch, maps: Mapping[Key, Tensor]) -> dict[str, dict[Key, Tensor]]:
@@ -178,11 +196,15 @@ class Collector:
 
     def miss(self, attribution: str, arm: str, metric: str, error: Exception) -> None:
         """Notes why something has no scores from here on, and warns of it."""
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        self.missing.append(Missing(attribution, arm, metric, self.done, reason))
+        self.missing.append(Missing(attribution, arm, metric, self.done, reason := _reason(error)))
         what = f"{attribution!r}, arm {arm!r}" + (f", metric {metric!r}" if metric else "")
         after = f" after {self.done} pictures" if self.done else ""
         warnings.warn(f"{what} is left out{after}: {reason}", stacklevel=outside())
+
+    def end(self, error: Exception) -> None:
+        """Notes why no further pictures are scored, and warns of it."""
+        self.missing.append(Missing("", "", "", self.done, reason := _reason(error)))
+        warnings.warn(f"evaluate ends after {self.done} pictures: {reason}", stacklevel=outside())
 
     # ---- tables ------------------------------------------------------------------------------
 
@@ -199,6 +221,15 @@ class Collector:
         table, slopes = self.ledger.table(keys), self.ledger.slopes(keys)
         costs = self.ledger.cost_table([row.key for row in self.rows if row.arm != CONTROL])
         return Scores(table, costs, slopes, tuple(self.missing), tuple(self.examples), spec)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _flat(maps: Tensor) -> Tensor:
+    """Maps (N, H, W), the mean over channels where they have any."""
+    return maps.mean(1) if maps.ndim == 4 else maps
 
 
 def _filters_maps(row: Row) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import numbers
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from importlib.metadata import version
 from typing import Any
 
@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradspec.attributions.words import text_of
 from gradspec.cutoffs import CutoffFit
-from gradspec.data import Batch, Data, in_batches, names_of, number_of_pictures
+from gradspec.data import Batch, Data, in_batches, names_of, number_of_pictures, picture_id
 from gradspec.engine import GROUP, Engine, Precision, engine_of
 from gradspec.evaluation.collecting import Collector, takes
-from gradspec.evaluation.plan import Arm, Explain, Fits, planned, text_of
+from gradspec.evaluation.ledger import Key
+from gradspec.evaluation.plan import Arm, Explain, Fits, listed, planned
 from gradspec.evaluation.scores import Scores
+from gradspec.evaluation.selection import Selection, misfits
 from gradspec.images import described
 from gradspec.metrics import Deletion, Faithfulness, Insertion, Metric, MuFidelity
 from gradspec.surgery import records
@@ -57,7 +60,8 @@ def evaluate(
     filter's effect from its rivals, and maps that know no network, arm "control". A `FORGrad` among the attributions
     is a row of its own. All arms of an attribution share its one explanation; deletion, insertion and faithfulness of
     equal settings share their curves. What raises is left out from then on, with a warning and the reason in
-    `Scores.missing`; a value of NaN stays one, and is counted.
+    `Scores.missing`; where a batch cannot be read, what was scored by then is returned, with a warning too. A value of
+    NaN stays one, and is counted.
 
     Args:
         model: A classifier, or an `Engine` made of one.
@@ -66,7 +70,8 @@ def evaluate(
         attributions: By name: `gradspec.attributions`, `FORGrad`, adapters, or any (model, images, labels) -> maps.
         metrics: By name; None: faithfulness, deletion, insertion and μFidelity. `Stability` explains many noisy copies
             of every picture, for each arm anew; the pointing game and relevance mass need `masks`.
-        fits: By an attribution's name a `CutoffFit`, a cutoff in cycles/image, or several fits, one for each `where`.
+        fits: By an attribution's name a `CutoffFit`, a cutoff in cycles/image, or several fits, one for each `where`. A
+            fit of another network or attribution is taken with a warning.
         arms: Of what `fits` names: "abs": its magnitude without a filter; "gradient": the first fit's cutoff in the
             gradient instead; "shared": one cutoff for all methods; "gaussian": a Gaussian that passes as much of white
             noise's power (the paper's † names neither). "shared" and "gaussian" filter where the first fit does.
@@ -75,7 +80,8 @@ def evaluate(
             grid. Without `fits` it is for every white-box attribution.
         masks: Pixels of the object in each picture (N, H, W), bool, in the order of the data.
         examples: Keep the maps of so many of the first pictures to look at.
-        allow_selection: Score pictures that a fit was chosen on, which makes its score too good.
+        allow_selection: Score pictures that a fit was chosen on, which makes its score too good; they are counted in
+            `Scores.spec`, `summary()` and a warning.
         seed: Of the random maps and of the bootstrap.
         batch_size: Pictures, changed ones too, in a pass through the network. None: by their size.
         precision: "bf16" for scores in bfloat16, that is everything but gradients.
@@ -101,15 +107,25 @@ def evaluate(
     chosen = _checked(dict(DEFAULT_METRICS) if metrics is None else metrics, masks)
     rows, left_out = planned(attributions, fits, arms, shared_cutoff, controls, seed)
     engine = engine_of(model, batch_size, precision, device, progress)
-    selections = [fit for row in rows for fit in [getattr(row.explain, "fit", None)] if isinstance(fit, CutoffFit)]
-    selections += [fit for fit in itertools.chain(*map(_listed, fits.values())) if isinstance(fit, CutoffFit)]
-    collector = Collector(engine, rows, chosen, examples, [] if allow_selection else selections)
-    collector.refuse(_known_ids(data))
+    given = [fit for value in fits.values() for fit in listed(value) if isinstance(fit, CutoffFit)]
+    selection = Selection([*given, *(fit for row in rows for fit in row.fits)], allow_selection)
+    collector = Collector(engine, rows, chosen, examples, selection)
+    if selection.fits:
+        selection.refuse(engine.model, *_known(data))
+    notes = misfits(rows, engine.model)
+    for attribution, note in dict.fromkeys((name, note) for (name, _), note in notes.items()):
+        warnings.warn(f"{attribution!r}: {note}.", stacklevel=2)
     for key, reason in left_out.items():
         collector.miss(*key, "", ValueError(reason))
     began = time.perf_counter()
     _run(collector, data, masks)
-    scores = collector.result(_spec(engine, chosen, collector, seed, time.perf_counter() - began))
+    scores = collector.result(_spec(engine, chosen, collector, notes, seed, time.perf_counter() - began))
+    if inside := scores.spec["selection"]:
+        warnings.warn(
+            f"{inside} of {collector.done} pictures are among those that a cutoff was chosen on: its scores are too "
+            "good.",
+            stacklevel=2,
+        )
     if unscored := int(scores.table["value"].isna().sum()):
         warnings.warn(
             f"{unscored} of {len(scores.table)} scores are NaN (maps that are constant or not finite, or have no such "
@@ -126,13 +142,18 @@ def _run(collector: Collector, data: Data, masks: Maps | None) -> None:
         raise ValueError(f"Expected a mask for each of {count} pictures, got {len(masks)}.")
     before = engine.forwards
     with engine.bar("evaluate", None) as bar:
-        for batch in _batches(data, len(collector.rows)):
-            with engine.counted_by(bar):
-                here = slice(collector.done, collector.done + len(batch.ids))
-                collector.add(batch, None if masks is None else masks[here])
-            bar.total = (
-                None if count is None else (engine.forwards - before) * max(count, collector.done) // collector.done
-            )
+        try:
+            for batch in _batches(data, len(collector.rows)):
+                with engine.counted_by(bar):
+                    here = slice(collector.done, collector.done + len(batch.ids))
+                    collector.add(batch, None if masks is None else masks[here])
+                done, spent = collector.done, engine.forwards - before
+                bar.total = None if count is None else spent * max(count, done) // done
+        except Exception as error:
+            if not collector.ledger.lines:
+                raise
+            collector.end(error)
+            return
     if masks is not None and len(masks) != collector.done:
         raise ValueError(f"Expected a mask for each of {collector.done} pictures, got {len(masks)}.")
 
@@ -162,30 +183,39 @@ def _batches(data: Data, rows: int) -> Iterator[Batch]:
             yield Batch(batch.images[part], labels, batch.ids[part])
 
 
-def _known_ids(data: Any) -> list[str]:
-    """The names of all pictures where they are known before they are seen."""
-    if isinstance(data, Tensor):
-        return names_of(data) if data.ndim == 4 else []
-    if isinstance(data, tuple):
-        return names_of(data[0]) if data and isinstance(data[0], Tensor) and data[0].ndim == 4 else []
+def _known(data: Any) -> tuple[list[str], list[str]]:
+    """Names and contents of all pictures, as far as they are known before any is looked at."""
+    images = data[0] if isinstance(data, tuple) and data else data
+    if isinstance(images, Tensor):
+        names = names_of(images) if images.ndim == 4 else []
+        return names, names
     if isinstance(data, list):
-        return [str(name) for batch in data if isinstance(batch, (tuple, list)) for name in _ids_of(batch)]
-    ids = getattr(data, "ids", None)
-    return [name for name in ids if isinstance(name, str)] if isinstance(ids, (list, tuple)) else []
+        batches = [batch for batch in data if isinstance(batch, (tuple, list)) and batch]
+        pictures = [batch[0] for batch in batches if isinstance(batch[0], Tensor) and batch[0].ndim == 4]
+        names = [str(name) for batch in batches if len(batch) == 3 for name in _names(batch[2])]
+        return names, [picture_id(image) for part in pictures for image in part]
+    return _names(getattr(data, "ids", None)) or _of_dataset(data), []
 
 
-def _ids_of(batch: Any) -> list[Any]:
-    ids = batch[2] if len(batch) == 3 else ()
-    return list(ids) if isinstance(ids, (tuple, list)) else []
+def _of_dataset(loader: Any) -> list[str]:
+    """The names of a loader's dataset, where it takes all of it: a sampler may leave some out."""
+    ids = _names(getattr(getattr(loader, "dataset", None), "ids", None))
+    sampler = getattr(loader, "sampler", None)
+    whole = getattr(loader, "batch_size", None) is not None and not getattr(loader, "drop_last", False)
+    return ids if whole and isinstance(sampler, Sized) and len(sampler) == len(ids) else []
 
 
-def _listed(fits: Any) -> list[Any]:
-    return list(fits) if isinstance(fits, (tuple, list)) else [fits]
+def _names(ids: Any) -> list[str]:
+    if not isinstance(ids, (list, tuple)):
+        return []
+    return [str(name) for name in ids if isinstance(name, (str, numbers.Integral))]
 
 
 def _spec(
-    engine: Engine, metrics: Mapping[str, Any], collector: Collector, seed: int, seconds: float
-) -> dict[str, Any]:
+    engine: Engine, metrics: Mapping[str, Any], collector: Collector, notes: Mapping[Key, str], seed: int,
+    seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    count = collector.selection.count
     spec = described(engine.model, "spec")
     loaded = spec if isinstance(spec, dict) else {}
     return {
@@ -194,7 +224,10 @@ def _spec(
         "pictures": collector.done,
         "accuracy": collector.right / collector.labelled if collector.labelled else None,
         "labelled": collector.labelled,
-        "rows": [row.described() for row in collector.rows],
+        "selection": count(fit for row in collector.rows for fit in row.fits),
+        "rows": [
+            row.described() | {"selection": count(row.fits), "note": notes.get(row.key, "")} for row in collector.rows
+        ],
         "metrics": {name: _about(metric) for name, metric in metrics.items()},
         "seed": seed,
         "precision": engine.precision,

@@ -28,7 +28,7 @@ class Missing(NamedTuple):
     Attributes:
         attribution: Its key.
         arm: Its arm.
-        metric: The metric that raised, "" where there are no maps.
+        metric: The metric that raised, "" where there are no maps; all three are "" where the evaluation ended.
         after: How many pictures were scored before.
         reason: Why.
     """
@@ -101,7 +101,8 @@ class Scores:
         `attribution`, `arm`, `name` (as there: * FORGrad, † the arms beside it), `family` (white, gray, black,
         control), `cutoff` (cycles/image; NaN for none); for each metric its mean over pictures under its own name, and
         behind it its standard error "... se" and "... n", NaN left out; then time per 100 explanations and passes per
-        picture, as in `costs`, and a `note` of what is missing.
+        picture, as in `costs`, and a `note` of what is missing, of a cutoff that was fitted for something else, and of
+        pictures that it was chosen on.
         """
         return tables.summary(self)
 
@@ -127,8 +128,10 @@ class Scores:
     def ranking(self, metrics: Sequence[str] | None = None, *, arm: str = "forgrad") -> pd.DataFrame:
         """Returns the layout of the paper's tables 2 and 6: attributions by F + μF, before and after FORGrad.
 
-        `rank`, `before` and `after` (names), with `score` and its standard error over pictures behind each; pictures of
-        which one of the metrics is NaN are left out. An attribution without that arm keeps its place as it is.
+        `rank`, `before` and `after` (names), with `score` and its standard error over pictures behind each, and `n`:
+        all are of the same pictures, those on which everything that is ranked has all of the metrics. What was left out
+        on the way, or has no score at all, comes last with NaN. An attribution without that arm keeps its place as it
+        is; a FORGrad given among the attributions is the arm of what it filters, the first of several.
 
         Args:
             metrics: Keys of the metrics that are added; None: those of type `Faithfulness` and `MuFidelity`. One of
@@ -159,7 +162,10 @@ class Scores:
         rows = len(self.spec["rows"])
         said = f"{self.spec['pictures']} pictures, {rows} rows, {', '.join(self.spec['metrics'])}"
         accuracy = "" if math.isnan(self.accuracy) else f", accuracy {self.accuracy:.3f}"
-        return f"Scores({self.spec['model']}, {said}{accuracy}{f', {len(self.missing)} missing' * bool(self.missing)})"
+        chosen_on = self.spec.get("selection", 0)
+        inside = f", {chosen_on} of them chosen on" if chosen_on else ""
+        missing = f", {len(self.missing)} missing" if self.missing else ""
+        return f"Scores({self.spec['model']}, {said}{accuracy}{inside}{missing})"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self), quote=False)}</p>{self.summary().to_html()}"
@@ -171,24 +177,27 @@ class Scores:
 
         `spec.json` (settings, rows, what is missing), `table.parquet` (every picture), `costs.csv`, `slopes.csv`, and
         `examples.npz` where maps were kept.
+
+        Raises:
+            ValueError: For a folder with a `spec.json` of something else, and a `spec` that JSON has no words for.
         """
         folder = Path(path)
+        kept = [[one.picture, one.label, one.predicted, [list(key) for key in one.maps]] for one in self.examples]
+        about = {"format": _FORMAT, "kind": "scores", **self.spec}
+        about |= {"missing": [list(found) for found in self.missing], "examples": kept}
+        text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
+        _check_ours(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(folder / "table.parquet", index=False)
         self.costs.to_csv(folder / "costs.csv", index=False)
         self.slopes.to_csv(folder / "slopes.csv", index=False)
         (folder / "examples.npz").unlink(missing_ok=True)
         arrays: dict[str, Any] = {}
-        kept = []
         for i, shown in enumerate(self.examples):
             arrays[f"pixels_{i}"] = shown.pixels
             arrays |= {f"maps_{i}_{j}": found for j, found in enumerate(shown.maps.values())}
-            kept.append([shown.picture, shown.label, shown.predicted, [list(key) for key in shown.maps]])
         if arrays:
             np.savez_compressed(folder / "examples.npz", **arrays)
-        about = {"format": _FORMAT, "kind": "scores", **self.spec}
-        about |= {"missing": [list(found) for found in self.missing], "examples": kept}
-        text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
         return folder
 
@@ -218,6 +227,17 @@ class Scores:
         return cls(
             table, _part(folder / "costs.csv", _csv), _part(folder / "slopes.csv", _csv), missing, examples, spec
         )
+
+
+def _check_ours(folder: Path) -> None:
+    """Raises ValueError for a folder that holds something else, whose settings would be lost."""
+    file = folder / "spec.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"kind": "scores"}
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or about.get("kind") != "scores":
+        raise ValueError(f"Expected a folder for scores, got {folder}, which holds other than scores: name another.")
 
 
 def _csv(path: Path) -> pd.DataFrame:

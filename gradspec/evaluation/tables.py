@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradspec.evaluation.ledger import Key
 from gradspec.evaluation.plan import CONTROL, FORGRAD, GRADIENT, NONE, name_of
 from gradspec.statistics import BayesFactor, bic_bf10, jzs_bf10, paired
 
@@ -36,7 +37,10 @@ def summary(scores: Scores) -> pd.DataFrame:
             mean, error, n = known.loc[(*key, metric)] if there else (math.nan, math.nan, 0)
             line |= {metric: mean, f"{metric} se": error, f"{metric} n": int(n)}
         line |= {name: costs.loc[key, name] if key in costs.index else math.nan for name in COST}
-        reasons = [f"{m.metric}: {m.reason}" if m.metric else m.reason for m in scores.missing if (m[0], m[1]) == key]
+        reasons = [row["note"]] if row.get("note") else []
+        if chosen_on := row.get("selection"):
+            reasons.append(f"cutoff chosen on {chosen_on} of these pictures")
+        reasons += [f"{m.metric}: {m.reason}" if m.metric else m.reason for m in scores.missing if (m[0], m[1]) == key]
         lines.append(line | {"note": "; ".join(reasons)})
     return pd.DataFrame(lines)
 
@@ -80,7 +84,8 @@ def gains(scores: Scores, metric: str, against: str, level: float, samples: int)
         if row["arm"] in (CONTROL, against) or (not control and row["arm"] == NONE):
             continue
         mine = scores.values(*key, metric)
-        base = scores.values(*((against, CONTROL) if control else (row["base"], against)), metric)
+        others = [(against, CONTROL)] if control else _counterparts(scores, row["base"], against)
+        base = scores.values(*(others or [("", "")])[0], metric)
         both: Any = pd.concat([mine, base], axis=1, keys=["mine", "base"])
         if not len(mine) or not len(base):
             continue
@@ -99,31 +104,43 @@ def ranking(scores: Scores, metrics: Sequence[str] | None, arm: str) -> pd.DataF
     import pandas as pd
 
     chosen = _of_type(scores, ("Faithfulness", "MuFidelity")) if metrics is None else list(metrics)
-    before, after = [], []
-    for row in scores.spec["rows"]:
-        if row["arm"] == NONE:
-            filtered = _after(scores, row["attribution"], arm)
-            before.append(_summed(scores, row["attribution"], NONE, chosen))
-            after.append(_summed(scores, row["attribution"], filtered or NONE, chosen))
+    keys = [(row["attribution"], NONE) for row in scores.spec["rows"] if row["arm"] == NONE]
+    stages = {"before": keys, "after": [_after(scores, name, arm, chosen) or (name, NONE) for name, _ in keys]}
+    sums = _summed(scores, dict.fromkeys([*keys, *stages["after"]]), chosen)
     columns = {}
-    for name, found in (("before", before), ("after", after)):
+    for name, of_stage in stages.items():
+        found = [(name_of(*key), sums[key].mean(), sums[key].sem()) for key in of_stage]
         best = sorted(found, key=lambda entry: -np.inf if math.isnan(entry[1]) else entry[1], reverse=True)
-        texts, sums, errors = zip(*best, strict=True) if best else ((), (), ())
-        columns |= {name: texts, f"{name} score": sums, f"{name} se": errors}
-    return pd.DataFrame({"rank": range(1, len(before) + 1), **columns})
+        texts, means, errors = zip(*best, strict=True) if best else ((), (), ())
+        columns |= {name: texts, f"{name} score": means, f"{name} se": errors}
+    n = max((int(values.count()) for values in sums.values()), default=0)
+    return pd.DataFrame({"rank": range(1, len(keys) + 1), **columns, "n": n})
 
 
-def _summed(scores: Scores, attribution: str, arm: str, metrics: Sequence[str]) -> tuple[str, float, float]:
-    """Name, mean and standard error of a row's summed metrics."""
-    total: Any = sum(_sign(scores, metric) * scores.values(attribution, arm, metric) for metric in metrics)
-    return name_of(attribution, arm), float(total.mean()), float(total.sem())
+def _summed(scores: Scores, keys: Iterable[Key], metrics: Sequence[str]) -> dict[Key, pd.Series]:
+    """Rows' summed metrics on the pictures that all have; NaN for rows that were left out on the way."""
+    import pandas as pd
+
+    left_out = {(lost.attribution, lost.arm) for lost in scores.missing if lost.metric in ("", *metrics)}
+    sums: dict[Key, Any] = {
+        key: sum(_sign(scores, metric) * scores.values(*key, metric) for metric in metrics) for key in keys
+    }
+    ranked = [values for key, values in sums.items() if key not in left_out and values.notna().any()]
+    common = pd.concat(ranked, axis=1).dropna().index if ranked else pd.Index([])
+    return {key: values.reindex(common if key not in left_out else []) for key, values in sums.items()}
 
 
-def _after(scores: Scores, attribution: str, arm: str) -> str:
-    """The arm that stands for FORGrad, "" where there is none."""
-    arms = [row["arm"] for row in scores.spec["rows"] if row["attribution"] == attribution]
-    arms = [name for name in arms if len(scores.values(attribution, name, next(iter(scores.spec["metrics"]))))]
-    return next((name for name in (arm, GRADIENT if arm == FORGRAD else arm) if name in arms), "")
+def _counterparts(scores: Scores, base: str, arm: str) -> list[Key]:
+    """The rows that are an arm of the attribution of that key: its own, then FORGrads given that filter it."""
+    rows = [row for row in scores.spec["rows"] if base and row["base"] == base and row["arm"] == arm]
+    return sorted(((row["attribution"], arm) for row in rows), key=lambda key: key[0] != base)  # stable
+
+
+def _after(scores: Scores, attribution: str, arm: str, metrics: Sequence[str]) -> Key | None:
+    """The row that stands for FORGrad, None where there is none with scores."""
+    arms = (arm, GRADIENT) if arm == FORGRAD else (arm,)
+    found = [key for name in arms for key in _counterparts(scores, attribution, name)]
+    return next((key for key in found if all(len(scores.values(*key, metric)) for metric in metrics)), None)
 
 
 def bayes(
@@ -135,7 +152,8 @@ def bayes(
     methods as fixed blocks (the paper takes networks as a random term), the BIC's with each pair as a subject, and the
     JZS paired factor. `model`, `metric`, `test`, `bf10`, `log10`, `verdict`, `n`, `k0`, `k1`, `difference` (mean of
     after − before, positive where better), `missing`, `design`. None takes pictures as observations: they share their
-    network; for these see `Scores.gains`.
+    network; for these see `Scores.gains`. A FORGrad given among the attributions is an arm of what it filters, the
+    first of several.
 
     Args:
         scores: By the network's name, on whichever pictures.
@@ -183,8 +201,9 @@ def _means(scores: Mapping[str, Scores], metric: str, arm: str, against: str) ->
     lines = []
     for model, found in scores.items():
         sign = _sign(found, metric)
-        for name in dict.fromkeys(row["attribution"] for row in found.spec["rows"] if row["arm"] == against):
-            stages = {"before": found.values(name, against, metric), "after": found.values(name, arm, metric)}
+        for name in dict.fromkeys(row["base"] for row in found.spec["rows"] if row["arm"] == against):
+            keys = {"before": _counterparts(found, name, against), "after": _counterparts(found, name, arm)}
+            stages = {stage: found.values(*(known or [("", "")])[0], metric) for stage, known in keys.items()}
             both: Any = pd.concat(stages, axis=1).dropna()
             if len(stages["after"]) and len(stages["before"]):
                 lines += [(model, name, stage, sign * both[stage].mean()) for stage in stages]

@@ -67,9 +67,10 @@ class FORGrad(Attribution):
         fit: The fit that the cutoff is from, or None.
 
     Raises:
-        TypeError: For what is no attribution, and a cutoff that is no number.
-        ValueError: For gradients of a gray- or black-box method, for settings that are not the fit's, a negative
-            cutoff, another shape; when called with where="gradient", for a method that draws no gradient at the input.
+        TypeError: For what is no attribution, and a cutoff that is no number, a FORGrad among them.
+        ValueError: For gradients of a gray- or black-box method, for settings that are not the fit's, for what found
+            no cutoff, a negative cutoff, another shape; when called with where="gradient", for a method that draws no
+            gradient at the input.
 
     Example:
         >>> from gradspec import low_pass
@@ -93,6 +94,7 @@ class FORGrad(Attribution):
     ) -> None:  # fmt: skip
         if isinstance(attribution, type) or not callable(attribution):
             raise TypeError(f"Expected an attribution such as Saliency(), got {attribution!r}.")
+        _check_found(cutoff)
         fit = cutoff if isinstance(cutoff, Fit) else None
         where, shape = _settings(fit, where, shape)
         number: Any = getattr(cutoff, "cutoff", cutoff)
@@ -128,6 +130,17 @@ def _settings(fit: Fit | None, where: Where | None, shape: FilterShape | None) -
             "them out, or fit another cutoff."
         )
     return fit.where, fit.shape
+
+
+def _check_found(cutoff: Any) -> None:
+    if isinstance(cutoff, (Attribution, nn.Module)):  # which may have a cutoff, but are no fit
+        name = type(cutoff).__name__
+        raise TypeError(f"Expected a number of cycles/image, a fit or None, got a {name}: give its cutoff.")
+    reason = getattr(cutoff, "reason", "")
+    if reason and getattr(cutoff, "cutoff", cutoff) is None:
+        raise ValueError(
+            f"Expected a cutoff, got none: {reason}; give a number, a fit of `fit_cutoff`, or None for no filter."
+        )
 
 
 def _check_white(attribution: Explain) -> None:

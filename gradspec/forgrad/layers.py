@@ -72,6 +72,8 @@ class LowPassGrad(nn.Module):
 
 
 class _Identity(torch.autograd.Function):
+    generate_vmap_rule = True  # torch.func maps over it
+
     @staticmethod
     def forward(x: Tensor, cutoff: float | None, shape: FilterShape) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return x.clone()  # a view made here could not be written into, as a ReLU in place would

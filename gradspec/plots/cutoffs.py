@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def cutoff_curves(fits: CutoffFit | Mapping[str, CutoffFit], *, spectral: float 
         >>> from gradspec import demo
         >>> from gradspec.attributions import Saliency
         >>> from gradspec.cutoffs import fit_cutoff
-        >>> net, pictures = demo.load("vgg_max"), demo.pictures(12)
+        >>> net, pictures = demo.load("vgg_max"), demo.pictures(16)
         >>> fit = fit_cutoff(net, Saliency(), net.preprocess(pictures.images), cutoffs=[None, 12, 1], progress=False)
         >>> [label.get_text() for label in cutoff_curves(fit).axes[0].get_xticklabels()]
         ['1', '2', '5', '10', 'none']
@@ -118,9 +119,10 @@ def _draw_controls(ax: Axes, controls: pd.DataFrame) -> None:
 
 
 def _notes(named: Mapping[str, CutoffFit]) -> list[str]:
-    """Return a line for each curve that is flat."""
-    flat = [(name, fit.flat_reason) for name, fit in named.items() if fit.flat]
-    return [elide(f"{name}: {reason}" if name else reason, 110) for name, reason in flat[:3]]
+    """Return lines for each curve that is flat, which fit beside the names of controls, that only a single fit has."""
+    flat = [(elide(name, 24), fit.flat_reason) for name, fit in named.items() if fit.flat]
+    width = 80 if len(named) == 1 else 90
+    return [line for name, reason in flat[:3] for line in wrap(f"{name}: {reason}" if name else reason, width)]
 
 
 def _explain(figure: Figure, named: Mapping[str, CutoffFit], looks: Mapping[str, Trace], ax: Axes) -> None:

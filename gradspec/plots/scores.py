@@ -141,8 +141,9 @@ def _at(mark: Line2D, x: float, y: float) -> Line2D:
 def _gain_words(scores: Evaluated, metric: str) -> str:
     about = scores.spec["metrics"][metric]
     kind = "gain" if about["higher_is_better"] else "decrease"
-    n = scores.spec["pictures"]
-    return f"{kind} in {metric}, mean over {n} pictures and 95 % interval; filled: without zero\n{_model(scores)}"
+    n, chosen_on = scores.spec["pictures"], scores.spec.get("selection", 0)
+    over = f"{n} pictures ({chosen_on} of them chosen on)" if chosen_on else f"{n} pictures"
+    return f"{kind} in {metric}, mean over {over} and 95 % interval; filled: without zero\n{_model(scores)}"
 
 
 # ---- scatters ------------------------------------------------------------------------------------
