@@ -55,12 +55,14 @@ def cutoff_curves(fits: CutoffFit | Mapping[str, CutoffFit], *, spectral: float 
         raise ValueError(f"Expected one fit or more, all of one metric, got {len(named)} of {metrics}.")
     figure = Figure(figsize=(7.6, 4.8), layout="constrained")
     ax = figure.add_subplot()
-    edge = _scale(ax, [cutoff for fit in named.values() for cutoff in fit.cutoffs if cutoff is not None])
+    shown = [cutoff for fit in named.values() for cutoff in fit.cutoffs if cutoff is not None]
+    spectra = [spectral] if spectral is not None and math.isfinite(spectral) else []
+    edge = _scale(ax, [*shown, *spectra])
     looks = traces(named)
     for name, fit in named.items():
         _draw(ax, fit, looks[name], edge)
-    if spectral is not None and math.isfinite(spectral):
-        ax.axvline(spectral, **{**FLAT, "linestyle": (0, (1, 1.3)), "linewidth": 1.4}, gid="spectral")
+    for place in spectra:
+        ax.axvline(place, **{**FLAT, "linestyle": (0, (1, 1.3)), "linewidth": 1.4}, gid="spectral")
     if len(named) == 1:
         _draw_controls(ax, next(iter(named.values())).controls)
     ax.set_ylabel(elide(f"{metrics[0].removesuffix('()')}, mean over pictures (95 % interval)", 70))
