@@ -3,10 +3,10 @@
     python studies/speed_forgrad.py --nets ../shared/nets --images ../shared/images
 
 Maps: Saliency of ResNet50 at 224 px, the plain map, and one explanation filtered at thirty cutoffs, in turn; the ratio
-of medians. Race: eight pairs of network and method, one of them an untrained network, whose curve is flat. The grid
-scores every cutoff on all pictures; the race spends at most a quarter of its forwards. What the race chose is judged on
-the grid's own scores: by how much F, paired over pictures, falls short of the grid's best, in standard errors of that
-difference; for several orders of the pictures. Writes figures/speed_forgrad.csv, _maps.csv and .json.
+of medians. Race: eight pairs of network and method, one of an untrained network, one flat (the transformer's). The
+grid scores every cutoff on all pictures; the race spends at most a quarter of its forwards. What the race chose is
+judged on the grid's own scores: by how much F, paired over pictures, falls short of the grid's best, in errors of that
+difference; for several orders of the pictures. Writes figures/speed_forgrad.csv and .json.
 """
 
 from __future__ import annotations
