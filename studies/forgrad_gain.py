@@ -105,7 +105,7 @@ def measure(engine: gs.Engine, batches: Any, part: str, work: Mapping[str, Any],
             known.to_csv(path, index=False, float_format="%.5g")
         count += len(ids)
         print(f"{part}: {count} pictures, {time.perf_counter() - began:.0f} s, {engine.forwards} passes", flush=True)
-    return known
+    return pd.read_csv(path)  # as it is rounded there, so that a run that was stopped finds the same
 
 
 def check_same(args: argparse.Namespace, path: Path) -> None:
