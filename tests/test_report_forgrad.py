@@ -181,7 +181,7 @@ def test_words_on_the_cutoffs(trials):
         and "8 pictures (a disk in the attribution by" in said["What was tried"]
     )
     assert "10 other pictures" in said["What was tried"] and "2 cases could not be tried" in said["What was tried"]
-    assert said["The cutoffs"].startswith("Of 3 curves the best cutoffs lie from 2 to 2 cycles/image.")
+    assert said["The cutoffs"].startswith("3 curves, best at 2 cycles/image.")
     assert "In 1 case it is the smallest that was tried." in said["The cutoffs"]
     assert "In 2 cases the best is no filter." in said["The cutoffs"] and "1 curve is flat" in said["The cutoffs"]
     assert any(

@@ -73,9 +73,10 @@ def _cutoff_words(trials: Trials) -> str:
     fitted: Any = table[table["n"].notna()]
     flat = int(fitted["flat"].astype(bool).sum())
     chosen = [value for value in fitted["cutoff"] if known(value)]
-    ends = f"from {_cutoff(min(chosen))} to {_cutoff(max(chosen))} cycles/image" if chosen else "none filters at all"
+    ends = " to ".join(dict.fromkeys(map(_cutoff, (min(chosen), max(chosen))))) if chosen else ""
     without = len(fitted) - len(chosen)
-    sentences = [f"Of {count(len(fitted), 'curve')} the best cutoffs lie {ends}." if chosen else f"The best: {ends}."]
+    best = f"best at {ends} cycles/image" if chosen else "best without a filter"
+    sentences = [f"{count(len(fitted), 'curve')}, {best}."]
     if without and chosen:
         sentences.append(f"In {count(without, 'case')} the best is no filter.")
     if least := sum(fit.argmax == _least(fit) for trial in trials.trials for fit in trial.fits.values()):
