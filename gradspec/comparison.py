@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from gradspec.auditing import Target, audit
 from gradspec.causality import OtherPictures, agreement, causal_effects, reason_of
 from gradspec.data import Data, in_batches, number_of_pictures, picture_id
+from gradspec.folders import numbered
 from gradspec.passes import unwrapped
 from gradspec.results import Audit, read_file
 from gradspec.spectra import Signature
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMAT = 1
+_KIND = "a comparison"
 _DRIFT = (
     "variant", "n", "accuracy", "se", "agreement", "label_probability", "probability_change", "slope_nyquist",
     "se_nyquist", "high_share", "note",
@@ -253,7 +254,7 @@ class Comparison:
         for number, name in enumerate(self.spec["variants"], 1):
             entry: dict[str, Any] = {"name": name, "records": [r.as_dict() for r in self.records.get(name, ())]}
             if name in self.audits:
-                entry["folder"] = self.audits[name].save(folder / _folder_name(number, name)).name
+                entry["folder"] = self.audits[name].save(folder / numbered(number, name)).name
             else:
                 entry["missing"] = self.missing[name]
             about["variants"].append(entry)
@@ -272,11 +273,11 @@ class Comparison:
             ValueError: For a folder that holds no comparison, or one that is damaged, with the file's name.
         """
         folder = Path(path)
-        spec, entries = _part(folder / "spec.json", _spec)
+        spec, entries = read_file(folder / "spec.json", _spec, _KIND)
         audits = {name: Audit.load(folder / entry["folder"]) for name, entry in entries.items() if "folder" in entry}
         missing = {name: entry["missing"] for name, entry in entries.items() if "missing" in entry}
         known = {name: entry["records"] for name, entry in entries.items()}
-        effects = _part(folder / "causal.csv", _effects) if "causal" in spec else None
+        effects = read_file(folder / "causal.csv", _effects, _KIND) if "causal" in spec else None
         return cls(audits, known, missing, effects, spec)
 
 
@@ -432,17 +433,6 @@ def _drift(name: str, found: Audit, first: Audit) -> dict[str, Any]:
         signature.slope_nyquist_se, signature.high_share, signature.reason,
     )  # fmt: skip
     return dict(zip(_DRIFT, values, strict=True))
-
-
-def _folder_name(number: int, name: str) -> str:
-    """A folder for a variant of any name: the number tells apart what a file system does not."""
-    return f"{number:02d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')[:40]}".strip("-")
-
-
-def _part(path: Path, reader: Any) -> Any:
-    if not path.is_file():
-        raise ValueError(f"Expected a comparison in {path.parent}, but it has no {path.name}.")
-    return read_file(path, reader)
 
 
 def _spec(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -197,10 +197,10 @@ _FLOATS = {
 }
 
 
-def read_file(path: Path, reader: Any) -> Any:
+def read_file(path: Path, reader: Any, kind: str = "an audit") -> Any:
     """Returns what the reader makes of a result's file; a ValueError names the file that is missing or damaged."""
     if not path.is_file():
-        raise ValueError(f"Expected an audit in {path.parent}, but it has no {path.name}.")
+        raise ValueError(f"Expected {kind} in {path.parent}, but it has no {path.name}.")
     try:
         return reader(path)
     except Exception as error:

@@ -33,6 +33,8 @@ import gradspec as gs
 from gradspec import attributions as a
 from gradspec import metrics as m
 from gradspec.attributions import Attribution
+from gradspec.controls import centre_prior
+from gradspec.controls.maps import gaussian_blob
 from gradspec.images import pixels_of
 from gradspec.randomness import generator
 
@@ -43,6 +45,7 @@ REDUCED = {
     "HSIC": a.HSIC(grid=6, designs=150),
 }
 SCORES = {"deletion": m.Deletion(), "insertion": m.Insertion(), "faithfulness": m.Faithfulness(), "mu": m.MuFidelity()}
+SPREAD = 0.15  # of the Gaussians, of the shorter side
 BLACK_STABILITY = 4  # pictures
 
 
@@ -79,19 +82,13 @@ def _default() -> dict[str, Attribution]:
 
 def controls(case: Case) -> dict[str, Tensor]:
     """Returns maps (N, H, W) that do not know the network."""
-    n, _, height, width = case.x.shape
-    spread = 0.15 * min(height, width)
-
-    def blob(row: float, column: float) -> Tensor:
-        rows, columns = torch.arange(height)[:, None] - row, torch.arange(width) - column
-        return torch.exp(-(rows**2 + columns**2) / (2 * spread**2))
-
+    height, width = case.x.shape[-2:]
     places = [torch.rand(2, generator=generator(0, "blob", name)).tolist() for name in case.ids]
     noise = [torch.rand(height, width, generator=generator(0, "white", name)) for name in case.ids]
-    centre = blob((height - 1) / 2, (width - 1) / 2)
+    blobs = [gaussian_blob(height, width, (r * (height - 1), c * (width - 1)), SPREAD) for r, c in places]
     return {
-        "centred Gaussian": centre.expand(n, -1, -1),
-        "random Gaussian": torch.stack([blob(r * (height - 1), c * (width - 1)) for r, c in places]),
+        "centred Gaussian": centre_prior(SPREAD)(None, case.x, case.y),
+        "random Gaussian": torch.stack(blobs).float(),
         "white noise": torch.stack(noise),
     }
 

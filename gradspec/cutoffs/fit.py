@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradspec.attributions import Attribution
 from gradspec.attributions.base import Explain
@@ -24,13 +24,13 @@ from gradspec.cutoffs.identity import fingerprint, text_of
 from gradspec.cutoffs.pool import Pool
 from gradspec.cutoffs.race import planned, shuffled, spent, with_controls
 from gradspec.cutoffs.result import CutoffFit, Round
-from gradspec.data import Batch, Data, picture_id
+from gradspec.data import Data, picture_id
 from gradspec.engine import Engine, Precision, engine_of
 from gradspec.forgrad import FORGrad, Where, maps_of
 from gradspec.fourier import FilterShape
 from gradspec.images import described
 from gradspec.metrics import Faithfulness, Metric
-from gradspec.metrics.base import whole_scores
+from gradspec.metrics.base import predictions
 from gradspec.metrics.sharing import scored
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class _Trial:
         asked = {f"{_ARM}{name}": explain for name, explain in arms.items()}
         asked |= {f"{_RIVAL}{name}": explain for name, explain in rivals.items()}
         for batch in self.pool.take(wanted) if wanted else ():
-            labels = _predicted(self.engine, batch) if batch.labels is None else batch.labels
+            labels = predictions(self.engine, batch.images, None, batch.ids) if batch.labels is None else batch.labels
             maps = maps_of(self.engine, asked, batch.images, labels, batch.ids)
             found = scored(self.engine, self.metric, batch.images, labels, batch.ids, maps, warn=False)
             values = {name: scores.double().tolist() for name, scores in found.items()}
@@ -241,14 +241,6 @@ def _grid_of(pool: Pool, shape: FilterShape) -> Cutoffs:
             "cutoffs= in cycles/image, or pictures of one size."
         )
     return checked_cutoffs(cutoff_grid(*pool.sizes[0], shape))
-
-
-def _predicted(engine: Engine, batch: Batch) -> Tensor:
-    """The network's classes (N,), from logits that the metric uses again."""
-    zeros = torch.zeros(len(batch.images), dtype=torch.long)
-    groups = engine.groups(batch.images, zeros, batch.ids)
-    found = [whole_scores(engine, part.images, part.labels, lambda logits, _: logits.argmax(1)) for part in groups]
-    return torch.cat(found).long().to(batch.images.device)
 
 
 def _passes(metric: Any, maps: int, height: int, width: int) -> int:

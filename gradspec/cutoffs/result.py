@@ -20,6 +20,7 @@ from gradspec.cutoffs.identity import fingerprint
 from gradspec.engine import Engine
 from gradspec.forgrad import Where
 from gradspec.fourier import FilterShape
+from gradspec.results import read_file
 from gradspec.statistics import paired
 
 if TYPE_CHECKING:
@@ -309,10 +310,4 @@ def _cutoffs(values: Sequence[float | None]) -> Cutoffs:
 
 
 def _read(path: Path, reader: Any) -> Any:
-    """What the reader makes of a file; a ValueError names the one that is missing or damaged."""
-    if not path.is_file():
-        raise ValueError(f"Expected a cutoff fit in {path.parent}, but it has no {path.name}.")
-    try:
-        return reader(path)
-    except Exception as error:
-        raise ValueError(f"Cannot read {path}: {type(error).__name__}: {error}") from error
+    return read_file(path, reader, "a cutoff fit")

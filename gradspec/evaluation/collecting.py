@@ -26,7 +26,7 @@ from gradspec.evaluation.selection import Selection
 from gradspec.forgrad import FORGrad, low_passes, maps_of
 from gradspec.images import pixels_of
 from gradspec.metrics import Metric
-from gradspec.metrics.base import outside, whole_scores
+from gradspec.metrics.base import outside, predictions
 from gradspec.metrics.sharing import scored_by
 
 Maps = Tensor | np.ndarray
@@ -52,7 +52,7 @@ class Collector:
     def add(self, batch: Batch, masks: Maps | None) -> None:
         """Explains and scores one batch; where that raises, none of its scores is kept."""
         chosen_on = self.selection.places(self.engine.model, batch)
-        predicted = _predicted(self.engine, batch)
+        predicted = predictions(self.engine, batch.images, batch.labels, batch.ids).cpu()
         labels = predicted if batch.labels is None else batch.labels.long().cpu()
         named = Batch(batch.images, labels, batch.ids)
         by_row = {row.key: found for group in streams(self._live()) for row, found in self._explained(named, group)}
@@ -240,14 +240,6 @@ def _filtered(maps: Tensor, forgrad: Any) -> Tensor:
     """What FORGrad makes of finished maps (N, H, W): abs, low-pass, abs."""
     (found,) = low_passes(maps.abs(), [forgrad.cutoff], forgrad.shape)
     return found.abs()
-
-
-def _predicted(engine: Engine, batch: Batch) -> Tensor:
-    """The network's classes (N,), of logits that the metrics use again; labels that it has no class for are refused."""
-    labels = torch.zeros(len(batch.images), dtype=torch.long) if batch.labels is None else batch.labels
-    groups = engine.groups(batch.images, labels, batch.ids)
-    found = [whole_scores(engine, part.images, part.labels, lambda logits, _: logits.argmax(1)) for part in groups]
-    return torch.cat(found).long().cpu()
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gradspec.evaluation import tables
+from gradspec.results import read_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,11 +212,11 @@ class Scores:
         import pandas as pd
 
         folder = Path(path)
-        spec = _part(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
+        spec = _read(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
         if not isinstance(spec, dict) or spec.pop("kind", None) != "scores" or spec.pop("format", None) != _FORMAT:
             raise ValueError(f"Expected scores of format {_FORMAT} in {folder}, got something else: see its spec.json.")
         kept, missing = spec.pop("examples"), tuple(Missing(*found) for found in spec.pop("missing"))
-        arrays = _part(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False))) if kept else {}
+        arrays = _read(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False))) if kept else {}
         examples = tuple(
             Pictured(
                 picture, label, predicted, arrays[f"pixels_{i}"],
@@ -223,9 +224,9 @@ class Scores:
             )
             for i, (picture, label, predicted, keys) in enumerate(kept)
         )  # fmt: skip
-        table = _part(folder / "table.parquet", pd.read_parquet)
+        table = _read(folder / "table.parquet", pd.read_parquet)
         return cls(
-            table, _part(folder / "costs.csv", _csv), _part(folder / "slopes.csv", _csv), missing, examples, spec
+            table, _read(folder / "costs.csv", _csv), _read(folder / "slopes.csv", _csv), missing, examples, spec
         )
 
 
@@ -250,10 +251,5 @@ def _csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=numbers)
 
 
-def _part(path: Path, reader: Any) -> Any:
-    if not path.is_file():
-        raise ValueError(f"Expected scores in {path.parent}, but it has no {path.name}.")
-    try:
-        return reader(path)
-    except Exception as error:
-        raise ValueError(f"Cannot read {path}: {type(error).__name__}: {error}") from error
+def _read(path: Path, reader: Any) -> Any:
+    return read_file(path, reader, "scores")

@@ -214,3 +214,18 @@ def whole_scores(engine: Engine, images: Tensor, labels: Tensor, score: Score) -
         found = engine.logits(Pictures(images[places], labels[places], [""] * len(places)))
         known.update(zip(new, found.cpu(), strict=True))
     return score(torch.stack([known[key] for key in keys]).to(images.device), labels).double()
+
+
+def predictions(engine: Engine, images: Tensor, labels: Tensor | None, ids: Sequence[str]) -> Tensor:
+    """Returns the network's classes (N,) int64, on the pictures' device, of logits that the metrics use again.
+
+    Args:
+        engine: What runs the network.
+        images: x (N, C, H, W), as the network expects them.
+        labels: y (N,), refused where the network has no such class; None: there are none.
+        ids: A name for each picture.
+    """
+    labels = torch.zeros(len(images), dtype=torch.long) if labels is None else labels
+    groups = engine.groups(images, labels, ids)
+    found = [whole_scores(engine, part.images, part.labels, lambda logits, _: logits.argmax(1)) for part in groups]
+    return torch.cat(found).long().to(images.device)
