@@ -12,7 +12,7 @@ from gradspec.commands.networks import loaded
 from gradspec.commands.options import check_names, note
 from gradspec.commands.pictures import parted, without
 from gradspec.commands.showing import show
-from gradspec.commands.trying import check_trial, methods_of_trial, pictures_of, try_variants
+from gradspec.commands.trying import Trying, check_trial, methods_of_trial, pictures_of, try_variants
 from gradspec.folders import claimed, first_free
 
 if TYPE_CHECKING:
@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EvaluateCommand:
+class EvaluateCommand(Trying):
     """Put FORGrad on trial: fit cutoffs on some pictures, and score attributions without and with the filter on
     others, beside controls that know no network."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """As for `gradspec audit`."""
-    images: Path | None = None
-    """Folder of pictures, as for `gradspec audit`. Without it: generated pictures."""
-    method: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ("Saliency",)
-    """One or several attributions, as for `gradspec explain`."""
     fits: Path | None = None
     """Folder that `gradspec fit` wrote; its pictures are left out here. Without it: cutoffs are fitted on --select of
     the pictures."""
@@ -42,32 +36,6 @@ class EvaluateCommand:
     ] = ("abs",)
     """What stands beside the fitted filter. abs: the map's magnitude alone; gradient: the cutoff in the gradient;
     shared: one cutoff for all methods; gaussian: a Gaussian of equal bandwidth."""
-    variants: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]")] = None
-    """Variants of the network, as for `gradspec fit`."""
-    where: Literal["attribution", "gradient"] = "attribution"
-    """What is filtered: the finished map, or every gradient that a white-box method draws."""
-    shape: Literal["disk", "square", "gaussian", "butterworth"] = "disk"
-    """Of the filter, in the plane of frequencies."""
-    search: Literal["grid", "race"] = "grid"
-    """grid: every cutoff on every picture; race: cutoffs that fall behind are left out."""
-    cutoffs: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="CYCLES [CYCLES ...]")] = None
-    """Cutoffs to try, in cycles/image, beside no filter. Without it: 20 from the identity down to 1."""
-    limit: int | None = None
-    """At most so many pictures of the folder; without --images, how many to generate (64 where not given)."""
-    out: Path | None = None
-    """Folder to write to, new or empty. Without it: the first free runs/MODEL-evaluate-N."""
-    weights: str = "default"
-    """As for `gradspec audit`."""
-    device: str | None = None
-    """cpu, cuda, cuda:1, ... Without it: the CPU."""
-    batch_size: int | None = None
-    """Pictures in a pass through the network, changed ones too; changes time and memory, not the result."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16: faster where the processor has it, for all but gradients; changes the result a little."""
-    seed: int = 0
-    """Seed of untrained weights, generated pictures, the choices of --limit and --select, and random numbers."""
-    size: int | None = None
-    """Side of the pictures in pixels. Without it: the network's own."""
 
     def run(self) -> None:
         """Fits where it has to, scores, saves each as soon as it is finished, draws, writes the page, prints tables."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 import gradspec as gs
 from gradspec.commands.book import Book
-from gradspec.commands.networks import Variants, check_fits, variants_of
+from gradspec.commands.networks import check_fits, variants_of
 from gradspec.commands.options import check_numbers, check_variants, methods_of, note
-from gradspec.commands.pictures import Chosen, folder_of, generated, held
+from gradspec.commands.pictures import folder_of, generated, held
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,43 +25,44 @@ if TYPE_CHECKING:
     from gradspec.trials import Trial, Trials
 
 
-class Trying(Variants, Chosen, Protocol):
-    """The options that all of them have."""
+@dataclass(frozen=True)
+class Trying:
+    """The options of commands that fit cutoffs."""
 
-    @property
-    def method(self) -> tuple[str, ...]:
-        """Names of attributions."""
-        ...
-
-    @property
-    def where(self) -> Any:
-        """What is filtered."""
-        ...
-
-    @property
-    def shape(self) -> Any:
-        """Of the filter."""
-        ...
-
-    @property
-    def search(self) -> Any:
-        """How cutoffs are searched."""
-        ...
-
-    @property
-    def cutoffs(self) -> tuple[float, ...] | None:
-        """Which are tried."""
-        ...
-
-    @property
-    def device(self) -> str | None:
-        """Where to work."""
-        ...
-
-    @property
-    def precision(self) -> Any:
-        """Of scores."""
-        ...
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """As for `gradspec audit`."""
+    images: Path | None = None
+    """Folder of pictures, as for `gradspec audit`. Without it: generated pictures."""
+    method: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ("Saliency",)
+    """One or several attributions, as for `gradspec explain`."""
+    variants: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]")] = None
+    """Variants of the network, as for `gradspec audit`, a fit for each and every method. Labels that the folder does
+    not give are the first one's predictions. One that does not apply is a row that says so."""
+    where: Literal["attribution", "gradient"] = "attribution"
+    """What is filtered: the finished map, or every gradient that a white-box method draws."""
+    shape: Literal["disk", "square", "gaussian", "butterworth"] = "disk"
+    """Of the filter, in the plane of frequencies."""
+    search: Literal["grid", "race"] = "grid"
+    """grid: every cutoff on every picture; race: cutoffs that fall behind are left out."""
+    cutoffs: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="CYCLES [CYCLES ...]")] = None
+    """Cutoffs to try, in cycles/image, beside no filter. Without it: 20 from the identity down to 1."""
+    limit: int | None = None
+    """At most so many pictures of the folder; without --images, how many to generate (where not given 32 to fit, 64 to
+    evaluate)."""
+    out: Path | None = None
+    """Folder to write to, new or empty. Without it: the first free runs/MODEL-fit-N, or runs/MODEL-evaluate-N."""
+    weights: str = "default"
+    """As for `gradspec audit`."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... Without it: the CPU."""
+    batch_size: int | None = None
+    """Pictures in a pass through the network, changed ones too; changes time and memory, not the result."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: faster where the processor has it, for all but gradients; changes the result a little."""
+    seed: int = 0
+    """Seed of untrained weights, generated pictures, the pictures that are chosen, and random numbers."""
+    size: int | None = None
+    """Side of the pictures in pixels. Without it: the network's own."""
 
 
 def check_trial(command: Trying) -> None:
