@@ -19,7 +19,7 @@ _KINDS = (torch.float32, torch.bfloat16)
 
 
 class FusedConv2d(nn.Module):
-    """A convolution, the addition of another tensor of its output's shape where one is given, and an activation.
+    """A convolution, the addition of another tensor (4-D, broadcast) where one is given, and an activation.
 
     Args:
         conv: Whose weights it takes.
@@ -38,14 +38,7 @@ class FusedConv2d(nn.Module):
         kernel, weights = torch.ops.mkldnn._convolution_pointwise, (self.weight, self.bias, *self._where)
         if other is None:
             return kernel(x, *weights, name, constants, "")
-        return kernel.binary(x, self._of_this_shape(x, other), *weights, "add", 1.0, name, constants, "")
-
-    def _of_this_shape(self, x: Tensor, other: Tensor) -> Tensor:
-        """What is added at the shape of the output, as the kernel does not broadcast."""
-        sides = zip(x.shape[2:], self.weight.shape[2:], *self._where[:3], strict=True)
-        places = [(side + 2 * pad - hole * (width - 1) - 1) // step + 1 for side, width, pad, step, hole in sides]
-        shape = torch.Size([len(x), len(self.weight), *places])
-        return other if other.shape == shape else other.expand(shape).contiguous(memory_format=torch.channels_last)
+        return kernel.binary(x, other, *weights, "add", 1.0, name, constants, "")
 
 
 def fused(net: nn.Module) -> nn.Module | None:
