@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_embedded import commit
+from study import commit
 
 import gradspec as gs
 from gradspec import plots

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
-from train_embedded import commit
+from study import commit
 
 import gradspec as gs
 from gradspec import attributions as a

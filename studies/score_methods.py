@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from study import commit
 from torch import Tensor
-from train_embedded import commit
 
 import gradspec as gs
 from gradspec import attributions as a

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from study import commit
 from torch import Tensor, nn
-from train_embedded import commit
 
 import gradspec as gs
 from gradspec import attributions as a

@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from train_embedded import commit
+from study import commit
 
 import gradspec as gs
 from gradspec import attributions as a

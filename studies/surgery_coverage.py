@@ -26,9 +26,9 @@ from unittest import mock
 import timm
 import torch
 import torchvision
+from study import commit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_embedded import commit
 
 import gradspec as gs
 from gradspec.surgery import NothingToSwap, Record, average_pooled, blur_pooled

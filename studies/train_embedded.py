@@ -10,7 +10,6 @@ network, and the accuracy is measured on another sequence. The seed sets the ini
 import argparse
 import json
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from study import ROOT, commit
 from torch import nn
 from tqdm import trange
 
 from gradspec.demo.nets import BUILDERS, DemoNet, load_file
 from gradspec.demo.pictures import CLASSES, pictures
 
-ROOT = Path(__file__).parents[1]
 SIZE = 64
 # Far from the small seeds that users draw: the pictures of seeds 0, 1, 2, ... stay unseen.
 TRAIN_SEED, TEST_SEED = 1_000_003, 1_000_033
@@ -79,12 +78,6 @@ def save(net: DemoNet, path: Path, spec: dict[str, Any], *, half: bool = False) 
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     save_file(tensors, path, {"format": "pt", "spec": json.dumps(spec)})
     path.chmod(0o644)  # safetensors writes files that only their owner can read, and the package carries the mode along
-
-
-def commit() -> str | None:
-    """Returns the commit of the checkout, or None where there is none."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def arguments() -> argparse.Namespace:

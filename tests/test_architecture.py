@@ -38,6 +38,7 @@ ORDER = [
     "explaining",
     "variants",
     "results",
+    "store",
     "auditing",
     "causality",
     "folders",
