@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from study import commit
+from study import REDUCED, commit
 from torch import Tensor
 
 import gradspec as gs
-from gradspec import attributions as a
 from gradspec import metrics as m
 from gradspec.attributions import Attribution
 from gradspec.controls import centre_prior
@@ -38,12 +37,6 @@ from gradspec.controls.maps import gaussian_blob
 from gradspec.images import pixels_of
 from gradspec.randomness import generator
 
-REDUCED = {
-    "Occlusion": a.Occlusion(patch=16, stride=16),
-    "RISE": a.RISE(masks=200),
-    "Sobol": a.Sobol(grid=6, designs=4),
-    "HSIC": a.HSIC(grid=6, designs=150),
-}
 SCORES = {"deletion": m.Deletion(), "insertion": m.Insertion(), "faithfulness": m.Faithfulness(), "mu": m.MuFidelity()}
 SPREAD = 0.15  # of the Gaussians, of the shorter side
 BLACK_STABILITY = 4  # pictures

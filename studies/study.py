@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,21 @@ import torch
 from torch import Tensor
 
 import gradspec as gs
+from gradspec import attributions as a
+from gradspec.attributions import Attribution
 from gradspec.store import Store
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED, ORDINARY = 64, 224  # pixels of a side of generated pictures: as the networks were trained
 NOT_SETTINGS = ("out", "smoke", "paper", "threads")
+
+
+REDUCED: Mapping[str, Attribution] = {  # black-box methods with 145 to 200 passes at 224 pixels
+    "Occlusion": a.Occlusion(patch=16, stride=16),
+    "RISE": a.RISE(masks=200),
+    "Sobol": a.Sobol(grid=6, designs=4),
+    "HSIC": a.HSIC(grid=6, designs=150),
+}
 
 
 def commit() -> str | None:
@@ -138,6 +149,27 @@ class Study:
         self.spent[name] = table.attrs["spent"]
         return table
 
+    def kept(self, name: str, kind: Any, work: Callable[[], Any], engine: gs.Engine | None = None) -> Any:
+        """Returns a result that has `save` and `load`: from its folder where it is done, else computed and kept.
+
+        Args:
+            name: Of the folder in the run's folder.
+            kind: Its class.
+            work: Computes it.
+            engine: Whose passes are counted.
+        """
+        folder, hidden = self.store.folder / name, self.store.folder / f".{name}"
+
+        def computed() -> pd.DataFrame:
+            shutil.rmtree(hidden, ignore_errors=True)  # of a run that was stopped
+            shutil.rmtree(folder, ignore_errors=True)
+            work().save(hidden)
+            hidden.rename(folder)
+            return pd.DataFrame({"folder": [name]})
+
+        self.unit(name, computed, engine)
+        return kind.load(folder)
+
     def path(self, ending: str) -> Path:
         """Returns OUT/NAME + ending."""
         self.args.out.mkdir(parents=True, exist_ok=True)
@@ -162,6 +194,21 @@ class Study:
         }  # fmt: skip
         self.path(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{self.path('')}*: {time.perf_counter() - self.began:.0f} s now, {total['seconds']:.0f} s in all")
+
+
+def methods(samples: int | None, *, reduced: bool) -> dict[str, Attribution]:
+    """Returns the thirteen methods.
+
+    Args:
+        samples: Gradients of IntegratedGradients and of the three that draw noise; None: as by default.
+        reduced: The black-box ones with fewer passes.
+    """
+    found = dict(gs.presets.default().attributions)
+    if samples:
+        drawn = {"SmoothGrad": a.SmoothGrad, "VarGrad": a.VarGrad, "SquareGrad": a.SquareGrad}
+        found["IntegratedGradients"] = a.IntegratedGradients(steps=samples)
+        found |= {name: method(samples=samples) for name, method in drawn.items()}
+    return {**found, **REDUCED} if reduced else found
 
 
 def spread(available: int, wanted: int) -> list[int]:

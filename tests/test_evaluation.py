@@ -30,7 +30,7 @@ from gradspec.controls import centre_prior, random_maps
 from gradspec.cutoffs import SpectralCutoff, fit_cutoff, identity
 from gradspec.data import picture_id
 from gradspec.engine import Engine
-from gradspec.evaluation import Missing, Scores, bayes, collecting, evaluate, side_by_side
+from gradspec.evaluation import Missing, Scores, bayes, collecting, evaluate, joined, side_by_side
 from gradspec.evaluation.plan import best_for_all, planned
 from gradspec.forgrad import FORGrad, maps_of
 from gradspec.fourier import low_pass_mask
@@ -931,7 +931,7 @@ def test_gains_are_paired_differences():
 def test_gains_go_by_the_pictures_and_not_by_their_order():
     scores = made({("S", "none"): {"Faithfulness": [1, 2, 3]}, ("S", "forgrad"): {"Faithfulness": [2, 4, 6]}})
     mixed = Scores(scores.table.sample(frac=1, random_state=3), *[getattr(scores, name) for name in
-                   ("costs", "slopes", "missing", "examples", "spec")])  # fmt: skip
+                   ("costs", "spectra", "missing", "examples", "spec")])  # fmt: skip
     assert mixed.gains()["se"][0] == pytest.approx(scores.gains()["se"][0])
     assert mixed.gains()["mean"][0] == 2
 
@@ -1071,7 +1071,7 @@ def kept():
 
 def test_scores_come_back_from_their_folder(kept, tmp_path):
     back = Scores.load(kept.save(tmp_path / "deep" / "scores"))
-    for name in ("table", "costs", "slopes"):
+    for name in ("table", "costs", "slopes", "spectra"):
         pd.testing.assert_frame_equal(getattr(back, name), getattr(kept, name))
     assert back.spec == kept.spec and back.missing == kept.missing and back.accuracy == kept.accuracy
     assert [shown.picture for shown in back.examples] == [shown.picture for shown in kept.examples]
@@ -1082,7 +1082,41 @@ def test_scores_come_back_from_their_folder(kept, tmp_path):
     pd.testing.assert_frame_equal(back.summary(), kept.summary())
     pd.testing.assert_frame_equal(back.gains("F"), kept.gains("F"))
     files = {path.name for path in (tmp_path / "deep" / "scores").iterdir()}
-    assert files == {"spec.json", "table.parquet", "costs.csv", "slopes.csv", "examples.npz"}
+    assert files == {"spec.json", "table.parquet", "costs.csv", "spectra.parquet", "examples.npz"}
+
+
+def test_shards_joined_are_the_whole():
+    images, labels, names = case(6)
+    batches = [(images[k : k + 2], labels[k : k + 2], names[k : k + 2]) for k in (0, 2, 4)]
+    options = {"fits": {"Saliency": 2.0}, "examples": 1, "progress": False}
+    whole = evaluate(tiny(), batches, METHODS, SMALL, **options)
+    parts = [evaluate(tiny(), [batch], METHODS, SMALL, **options) for batch in batches]
+    found = joined(parts)
+    pd.testing.assert_frame_equal(found.table, whole.table)
+    pd.testing.assert_frame_equal(found.slopes, whole.slopes)
+    counts = ["attribution", "arm", "forwards", "backwards", "n"]
+    pd.testing.assert_frame_equal(found.costs[counts], whole.costs[counts])
+    seconds = sum(part.costs["seconds per 100"] for part in parts) / 3  # as many pictures in each
+    assert found.costs["seconds per 100"].to_numpy() == pytest.approx(seconds.to_numpy())
+    assert found.accuracy == pytest.approx(whole.accuracy) and len(found.examples) == 3
+    assert found.spec["pictures"] == 6 and found.spec["rows"] == whole.spec["rows"]
+    with pytest.raises(ValueError, match="'p0' in two"):
+        joined([parts[0], parts[0]])
+    with pytest.raises(ValueError, match=r"different \['seed', 'rows'\]"):
+        joined([parts[0], evaluate(tiny(), [batches[1]], METHODS, SMALL, seed=1, **options)])
+    with pytest.raises(ValueError, match=r"different \['rows'\]"):
+        joined([parts[0], evaluate(tiny(), [batches[1]], METHODS, SMALL, **options | {"fits": {"Saliency": 3.0}})])
+    with pytest.raises(ValueError, match="got none"):
+        joined([])
+
+
+def test_joined_scores_tell_where_something_was_left_out():
+    images, labels, names = case(4)
+    batches = [(images[k : k + 2], labels[k : k + 2], names[k : k + 2]) for k in (0, 2)]
+    with pytest.warns(UserWarning, match="left out"):
+        parts = [evaluate(tiny(), [b], METHODS | {"broken": failing()}, SMALL, progress=False) for b in batches]
+    found = joined(parts)
+    assert [missed.after for missed in found.missing] == [0, 2] and {m.attribution for m in found.missing} == {"broken"}
 
 
 def test_the_spec_is_plain_json_with_settings_in_words(kept, tmp_path):
@@ -1106,7 +1140,7 @@ def test_a_damaged_folder_is_named(kept, tmp_path, damage):
 
 def test_another_kind_of_folder_is_refused(tmp_path):
     (tmp_path / "spec.json").write_text('{"kind": "audit", "format": 1}')
-    with pytest.raises(ValueError, match="Expected scores of format 1"):
+    with pytest.raises(ValueError, match="Expected scores of format 2"):
         Scores.load(tmp_path)
 
 

@@ -76,19 +76,19 @@ def test_one_panel_against_one_arm(scores):
 
 
 def test_gains_of_nothing_are_said(scores):
-    alone = Scores(scores.table, scores.costs, scores.slopes, (), (), scores.spec | {"rows": scores.spec["rows"][:1]})
+    alone = Scores(scores.table, scores.costs, scores.spectra, (), (), scores.spec | {"rows": scores.spec["rows"][:1]})
     assert "no attribution has two arms" in words(drawing.gains(alone))[0]
 
 
 def test_a_decrease_is_named_as_one(scores):
     turned = scores.spec | {"metrics": {"Faithfulness": {"type": "Deletion", "higher_is_better": False}}}
-    figure = drawing.gains(Scores(scores.table, scores.costs, scores.slopes, (), (), turned))
+    figure = drawing.gains(Scores(scores.table, scores.costs, scores.spectra, (), (), turned))
     assert "decrease in Faithfulness" in figure.get_supxlabel()
     assert "gain in Faithfulness, mean over 12 pictures" in drawing.gains(scores).get_supxlabel()
 
 
 def test_gains_on_pictures_of_the_selection_say_so(scores):
-    inside = Scores(scores.table, scores.costs, scores.slopes, (), (), scores.spec | {"selection": 5})
+    inside = Scores(scores.table, scores.costs, scores.spectra, (), (), scores.spec | {"selection": 5})
     assert "12 pictures (5 of them chosen on) and" in drawing.gains(inside).get_supxlabel()
     assert "chosen" not in drawing.gains(scores).get_supxlabel()
 
@@ -176,7 +176,7 @@ def test_a_sheet_of_maps_before_and_after(scores):
 
 
 def test_no_maps_are_said(scores):
-    bare = Scores(scores.table, scores.costs, scores.slopes, (), (), scores.spec)
+    bare = Scores(scores.table, scores.costs, scores.spectra, (), (), scores.spec)
     assert "evaluate with examples" in words(drawing.examples(bare))[0]
 
 

@@ -71,12 +71,12 @@ def scores_of(gains, n=10, accuracy=0.75, note=()):
     keys = [(row["attribution"], row["arm"]) for row in rows]
     known = {"seconds per 100": 1.5, "filter per 100": 0.1, "forwards": 1.0, "backwards": 1.0, "n": n}
     costs = pd.DataFrame([{"attribution": a, "arm": b, **known} for a, b in keys if b != "control"])
-    shape = {"slope_nyquist": -1.0, "se": 0.1, "high_share": 0.3, "se_share": 0.01, "n": n, "note": ""}
-    slopes = pd.DataFrame([{"attribution": a, "arm": b, **shape} for a, b in keys])
+    rings = {"height": 16, "width": 16, "high_share": 0.3, "rings": 10 ** (-np.arange(9) / 8)}
+    spectra = pd.DataFrame([{"attribution": a, "arm": b, "picture": p} | rings for a, b in keys for p in pictures])
     metrics = {"Faithfulness": {"type": "Faithfulness", "settings": "Faithfulness()", "higher_is_better": True}}
     spec = {"model": "net", "pictures": n, "accuracy": accuracy, "labelled": n, "rows": rows, "metrics": metrics,
             "seed": 0, "created": "2026-11-21T12:00:00Z", "versions": {"gradspec": "0.1"}}  # fmt: skip
-    return Scores(pd.concat(lines, ignore_index=True), costs, slopes, note, (), spec)
+    return Scores(pd.concat(lines, ignore_index=True), costs, spectra, note, (), spec)
 
 
 BETTER = [0.1, 0.11] * 5

@@ -61,7 +61,7 @@ class Collector:
         scores = self._score(named, maps, whole, masks)
         pictures = [self._named(name) for name in batch.ids]
         for key, found in maps.items():
-            self.ledger.note_spectrum(key, found)
+            self.ledger.note_spectra(key, pictures, found)
         self._keep(named, pictures, predicted, maps)
         for name, values in scores.items():
             for key, found in values.items():
@@ -218,9 +218,9 @@ class Collector:
         if not self.ledger.lines:
             raise ValueError(f"Expected at least one attribution with a score, got none: {self.missing[0].reason}")
         keys = [row.key for row in self.rows]
-        table, slopes = self.ledger.table(keys), self.ledger.slopes(keys)
+        table, spectra = self.ledger.table(keys), self.ledger.spectra_table(keys)
         costs = self.ledger.cost_table([row.key for row in self.rows if row.arm != CONTROL])
-        return Scores(table, costs, slopes, tuple(self.missing), tuple(self.examples), spec)
+        return Scores(table, costs, spectra, tuple(self.missing), tuple(self.examples), spec)
 
 
 def _reason(error: Exception) -> str:

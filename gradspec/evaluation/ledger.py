@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from gradspec.spectra import Signature, signature
+from gradspec.spectra import signature
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ Key = tuple[str, str]  # (attribution, arm)
 
 _WORDS = ("attribution", "arm", "metric")
 _COSTS = ("attribution", "arm", "seconds per 100", "filter per 100", "forwards", "backwards", "n")
-_SLOPES = ("attribution", "arm", "slope_nyquist", "se", "high_share", "se_share", "n", "note")
+_SPECTRA = ("attribution", "arm", "picture", "height", "width", "high_share", "rings")
 
 
 class Cost(NamedTuple):
@@ -49,23 +49,25 @@ class Ledger:
     Attributes:
         lines: Scores.
         costs: By row, of each batch.
-        rings: By row and by (height, width) the signatures of its maps.
+        spectra: By row, a line of `Scores.spectra` for each map.
     """
 
     lines: list[Line] = field(default_factory=list)
     costs: dict[Key, list[Cost]] = field(default_factory=dict)
-    rings: dict[Key, dict[tuple[int, int], list[Signature]]] = field(default_factory=dict)
+    spectra: dict[Key, list[tuple[Any, ...]]] = field(default_factory=dict)
 
     def charge(self, key: Key, cost: Cost) -> None:
         """Notes what a batch took."""
         self.costs.setdefault(key, []).append(cost)
 
-    def note_spectrum(self, key: Key, maps: Tensor) -> None:
+    def note_spectra(self, key: Key, pictures: Sequence[str], maps: Tensor) -> None:
         """Notes the spectra of a batch's maps (N, H, W), but of those that are not finite."""
-        sound = maps[maps.flatten(1).isfinite().all(1)]
-        if len(sound):
-            size = int(maps.shape[1]), int(maps.shape[2])
-            self.rings.setdefault(key, {}).setdefault(size, []).append(signature(sound))
+        sound = maps.flatten(1).isfinite().all(1)
+        if sound.any():
+            found, size = signature(maps[sound]), (int(maps.shape[1]), int(maps.shape[2]))
+            names = [name for name, fine in zip(pictures, sound.tolist(), strict=True) if fine]
+            lines = zip(names, found.high_shares, found.per_image.astype(np.float32), strict=True)
+            self.spectra.setdefault(key, []).extend((*key, name, *size, share, rings) for name, share, rings in lines)
 
     def table(self, keys: Sequence[Key]) -> pd.DataFrame:
         """Returns `Scores.table`, rows in the order of the keys, then by metric and picture."""
@@ -93,21 +95,9 @@ class Ledger:
                 lines.append((*key, 100 * (seconds + passing) / n, 100 * passing / n, forwards / n, backwards / n, n))
         return pd.DataFrame(lines, columns=list(_COSTS))
 
-    def slopes(self, keys: Sequence[Key]) -> pd.DataFrame:
-        """Returns `Scores.slopes`."""
+    def spectra_table(self, keys: Sequence[Key]) -> pd.DataFrame:
+        """Returns `Scores.spectra`, rows in the order of the keys."""
         import pandas as pd
 
-        return pd.DataFrame([(*key, *_spectrum(self.rings.get(key, {}))) for key in keys], columns=list(_SLOPES))
-
-
-def _spectrum(sizes: Mapping[tuple[int, int], list[Signature]]) -> tuple[float, float, float, float, int, str]:
-    """Slope and share of high frequencies of all maps, their errors, and why there is none."""
-    if len(sizes) != 1:
-        reason = f"maps of {len(sizes)} sizes" if sizes else "no finite map"
-        return np.nan, np.nan, np.nan, np.nan, 0, reason
-    ((height, width), parts), *_ = sizes.items()
-    rings, shares = ([getattr(part, name) for part in parts] for name in ("per_image", "high_shares"))
-    whole = Signature(height, width, np.concatenate(rings), np.concatenate(shares))
-    if whole.reason:
-        return np.nan, np.nan, np.nan, np.nan, whole.n, whole.reason
-    return whole.slope_nyquist, whole.slope_nyquist_se, whole.high_share, whole.high_share_se, whole.n, ""
+        lines = [line for key in keys for line in self.spectra.get(key, ())]
+        return pd.DataFrame(lines, columns=list(_SPECTRA))

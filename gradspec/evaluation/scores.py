@@ -19,7 +19,7 @@ from gradspec.results import read_file
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = 1
+_FORMAT = 2
 _TEXT = ("attribution", "arm", "note")
 
 
@@ -71,8 +71,9 @@ class Scores:
             filter's alone (that of "forgrad-gradient" is inside the explanation); `forwards` and `backwards` per
             picture; `n`. Arms of one attribution, and methods that draw the same noise, share their passes here; each
             is charged with all of them, as if it were alone.
-        slopes: Spectrum of the maps as they are scored: `slope_nyquist` with `se`, `high_share` with `se_share`, `n`,
-            and `note`: why there is none (figs. 3B, A.13).
+        spectra: One row per picture, attribution and arm, of the map as it is scored: `picture`, `attribution`, `arm`,
+            `height`, `width`, `high_share`, and `rings`, the amplitudes of its signature. Maps that are not finite have
+            none.
         missing: What was left out, and why.
         examples: The first pictures with their maps, where they were asked for.
         spec: Rows, metrics, accuracy, seed, versions and settings, as plain JSON.
@@ -80,7 +81,7 @@ class Scores:
 
     table: pd.DataFrame
     costs: pd.DataFrame
-    slopes: pd.DataFrame
+    spectra: pd.DataFrame
     missing: tuple[Missing, ...]
     examples: tuple[Pictured, ...]
     spec: dict[str, Any]
@@ -95,6 +96,15 @@ class Scores:
     def pictures(self) -> tuple[str, ...]:
         """The pictures' names, in order."""
         return tuple(dict.fromkeys(self.table["picture"]))
+
+    @property
+    def slopes(self) -> pd.DataFrame:
+        """Spectrum of each row's maps as they are scored (figs. 3B, A.13).
+
+        `attribution`, `arm`, `slope_nyquist` with `se`, `high_share` with `se_share`, `n`, and `note`: why there is
+        none.
+        """
+        return tables.slopes(self)
 
     def summary(self) -> pd.DataFrame:
         """Returns the layout of the paper's tables 1, 3 and 5: a row per attribution and arm, a column per metric.
@@ -176,8 +186,8 @@ class Scores:
     def save(self, path: str | Path) -> Path:
         """Writes the scores into a folder, made if need be, and returns it.
 
-        `spec.json` (settings, rows, what is missing), `table.parquet` (every picture), `costs.csv`, `slopes.csv`, and
-        `examples.npz` where maps were kept.
+        `spec.json` (settings, rows, what is missing), `table.parquet` (every picture), `spectra.parquet`, `costs.csv`,
+        and `examples.npz` where maps were kept.
 
         Raises:
             ValueError: For a folder with a `spec.json` of something else, and a `spec` that JSON has no words for.
@@ -191,7 +201,7 @@ class Scores:
         folder.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(folder / "table.parquet", index=False)
         self.costs.to_csv(folder / "costs.csv", index=False)
-        self.slopes.to_csv(folder / "slopes.csv", index=False)
+        self.spectra.to_parquet(folder / "spectra.parquet", index=False)
         (folder / "examples.npz").unlink(missing_ok=True)
         arrays: dict[str, Any] = {}
         for i, shown in enumerate(self.examples):
@@ -225,9 +235,8 @@ class Scores:
             for i, (picture, label, predicted, keys) in enumerate(kept)
         )  # fmt: skip
         table = _read(folder / "table.parquet", pd.read_parquet)
-        return cls(
-            table, _read(folder / "costs.csv", _csv), _read(folder / "slopes.csv", _csv), missing, examples, spec
-        )
+        spectra = _read(folder / "spectra.parquet", pd.read_parquet)
+        return cls(table, _read(folder / "costs.csv", _csv), spectra, missing, examples, spec)
 
 
 def _check_ours(folder: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradspec.evaluation.ledger import Key
 from gradspec.evaluation.plan import CONTROL, FORGRAD, GRADIENT, NONE, name_of
+from gradspec.spectra import Signature
 from gradspec.statistics import BayesFactor, bic_bf10, jzs_bf10, paired
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from gradspec.evaluation.scores import Scores
 
+_SLOPES = ("attribution", "arm", "slope_nyquist", "se", "high_share", "se_share", "n", "note")
 COST = ("seconds per 100", "filter per 100", "forwards", "backwards")
 
 
@@ -43,6 +45,32 @@ def summary(scores: Scores) -> pd.DataFrame:
         reasons += [f"{m.metric}: {m.reason}" if m.metric else m.reason for m in scores.missing if (m[0], m[1]) == key]
         lines.append(line | {"note": "; ".join(reasons)})
     return pd.DataFrame(lines)
+
+
+def slopes(scores: Scores) -> pd.DataFrame:
+    """Returns slope and high share of each row's maps; see `Scores.slopes`."""
+    import pandas as pd
+
+    known = len(scores.spectra) > 0
+    groups: Any = scores.spectra.groupby(["attribution", "arm"], sort=False) if known else ()
+    parts = dict(iter(groups))
+    keys = [(row["attribution"], row["arm"]) for row in scores.spec["rows"]]
+    return pd.DataFrame([(*key, *_spectrum(parts.get(key))) for key in keys], columns=list(_SLOPES))
+
+
+def _spectrum(maps: pd.DataFrame | None) -> tuple[float, float, float, float, int, str]:
+    """Slope and share of high frequencies of all maps, their errors, and why there is none."""
+    nothing = math.nan, math.nan, math.nan, math.nan
+    if maps is None:
+        return *nothing, 0, "no finite map"
+    sizes = sorted(set(zip(maps["height"], maps["width"], strict=True)))
+    if len(sizes) > 1:
+        return *nothing, 0, f"maps of {len(sizes)} sizes"
+    height, width = map(int, sizes[0])
+    whole = Signature(height, width, np.stack(list(maps["rings"])), maps["high_share"].to_numpy())
+    if whole.reason:
+        return *nothing, whole.n, whole.reason
+    return whole.slope_nyquist, whole.slope_nyquist_se, whole.high_share, whole.high_share_se, whole.n, ""
 
 
 def side_by_side(scores: Mapping[str, Scores]) -> pd.DataFrame:

@@ -1,0 +1,191 @@
+"""All thirteen methods on trial, white-box ones before and after FORGrad (tables 1 to 3; figs. 1B, 3B, 5B, A.9, A.13).
+
+    python studies/judge_methods.py --model ../shared/nets/tiny_darknet.py:load \
+        --weights ../shared/nets/tiny_darknet.safetensors --images ../shared/images --name judge_tiny_darknet
+
+Pictures are spread over the folder, every other one for selection, the rest for the report. The cutoff of each of the
+seven white-box methods is the one with the best mean F on the selection pictures. On the report pictures every method
+is scored as it is; those seven also by the magnitude of the map alone, with the filter on the finished map (*), with
+the same cutoff in the gradient, and by the paper's undefined dagger read twice: one cutoff shared by all methods, and a
+Gaussian that passes as much power. Maps that know no network stand below.
+
+Writes the table (NAME.csv), paired gains with 95 % intervals (_gains), the ranking by F + μF (_ranking), Bayes factors
+(_bayes), the cutoffs with their curves (_cutoffs, _curves), and the figures _time (1B), _slope (3B and A.13), _curves
+(5B and A.9) and _gains. Black-box methods get 145 to 200 passes by default, those that average gradients sixteen; all
+get their full budgets with --paper, on 1,280 pictures for the choice and 1,280 for the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import study as frame
+import torch
+
+import gradspec as gs
+from gradspec import plots
+from gradspec.attributions import Attribution
+from gradspec.cutoffs import CutoffFit, cutoff_grid
+from gradspec.evaluation import Scores, joined
+
+ARMS: Any = ("abs", "gradient", "gaussian")
+RIVALS = ("none", "abs", "centre prior")
+METRICS = ("Faithfulness", "MuFidelity", "Insertion", "Deletion")
+Batch = tuple[Any, Any, list[str]]
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    made = frame.parser(__doc__, name="judge_methods", limit=64)
+    made.add_argument("--cutoffs", type=int, default=12, help="points of the grid, no filter among them")
+    made.add_argument("--search", choices=["grid", "race"], default="grid")
+    made.add_argument("--samples", type=int, default=16, help="gradients of methods that average them; 0: their own")
+    made.add_argument("--full", action="store_true", help="black-box methods with all of their passes")
+    made.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of scores")
+    made.add_argument("--shard", type=int, default=8, help="report pictures of a unit")
+    made.add_argument("--only", nargs="+", help="names of methods")
+    smoke = {"limit": 4, "cutoffs": 3, "samples": 2, "shard": 2, "search": "grid"}
+    return frame.parsed(made, argv, smoke=smoke, paper={"limit": 2560, "samples": 0, "full": True, "cutoffs": 20})
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Attribution]:
+    """Returns the methods that are on trial."""
+    found = frame.methods(args.samples or None, reduced=not args.full)
+    return {name: method for name, method in found.items() if name in (args.only or found)}
+
+
+def halves(run: frame.Study, model: Any) -> tuple[list[Batch], list[Batch]]:
+    """Returns batches of the selection and of the report pictures: every other one each."""
+    places: list[Any] = [[], []]
+    for images, labels, names in run.pictures(model):
+        for k, name in enumerate(names):
+            side = places[(len(places[0]) > len(places[1])) * 1]
+            side.append((images[k], None if labels is None else labels[k], name))
+    shard = run.args.shard
+    return tuple([_batch(side[k : k + shard]) for k in range(0, len(side), shard)] for side in places)  # pyright: ignore[reportReturnType]
+
+
+def _batch(pictures: Sequence[Any]) -> Batch:
+    images, labels, names = zip(*pictures, strict=True)
+    return torch.stack(images), None if labels[0] is None else torch.stack(labels), list(names)
+
+
+def fitted(run: frame.Study, engine: gs.Engine, methods: Mapping[str, Attribution], data: list[Batch]) -> Any:
+    """Returns the fit of each white-box method on the selection pictures."""
+    cutoffs = cutoff_grid(*data[0][0].shape[-2:], points=run.args.cutoffs)
+    return {
+        name: run.kept(
+            f"fit-{name}",
+            CutoffFit,
+            lambda method=method: gs.fit_cutoff(engine, method, data, cutoffs=cutoffs, search=run.args.search),
+            engine,
+        )
+        for name, method in methods.items()
+        if method.family == "white"
+    }
+
+
+def shared(fits: Mapping[str, CutoffFit], search: str) -> dict[str, Any]:
+    """Returns the arm of one cutoff for all: the best for all curves of a grid, of races their geometric mean."""
+    if search == "grid":
+        return {"arms": (*ARMS, "shared")}
+    known = [fit.cutoff for fit in fits.values() if fit.cutoff is not None]
+    return {"arms": ARMS, "shared_cutoff": float(np.exp(np.mean(np.log(known))))} if known else {"arms": ARMS}
+
+
+def judged(
+    run: frame.Study, engine: gs.Engine, methods: Mapping[str, Attribution], fits: Any, data: list[Batch]
+) -> Scores:
+    """Returns the scores of the report pictures, a unit for each batch."""
+    options = shared(fits, run.args.search)
+    parts: list[Scores] = [
+        run.kept(
+            f"scores-{k:03d}",
+            Scores,
+            lambda batch=batch: gs.evaluate(engine, [batch], methods, fits=fits, seed=run.args.seed, **options),
+            engine,
+        )
+        for k, batch in enumerate(data)
+    ]
+    return joined(parts)
+
+
+def gains(scores: Scores) -> pd.DataFrame:
+    """Returns paired gains in each metric over each rival."""
+    parts = [scores.gains(metric, rival).assign(metric=metric) for metric in METRICS for rival in RIVALS]
+    return pd.concat(parts, ignore_index=True)
+
+
+def cutoffs(fits: Mapping[str, CutoffFit]) -> Iterator[dict[str, Any]]:
+    """Yields what was chosen for each method, and how sure that is."""
+    for name, fit in fits.items():
+        yield {
+            "method": name, "cutoff": fit.cutoff, "one standard error": fit.one_se, "flat": fit.flat,
+            "why": fit.flat_reason, "selection pictures": len(fit.pictures), "search": fit.search,
+            "passes": fit.forwards, "gradients": fit.backwards,
+        }  # fmt: skip
+
+
+def curves(fits: Mapping[str, CutoffFit]) -> pd.DataFrame:
+    """Returns the mean F of each method at each cutoff."""
+    return pd.concat([fit.table.assign(method=name) for name, fit in fits.items()], ignore_index=True)
+
+
+def verdicts(scores: Scores, gained: pd.DataFrame) -> dict[str, Any]:
+    """Returns the numbers that the paper's claims rest on."""
+    found: dict[str, Any] = {}
+    starred = gained[gained["arm"] == "forgrad"]
+    groups: Any = starred.groupby(["metric", "against"], sort=False)
+    for (metric, rival), rows in groups:
+        counts = {"methods": len(rows), "better": int((rows["low"] > 0).sum()), "worse": int((rows["high"] < 0).sum())}
+        found[f"{metric}: FORGrad over {rival}"] = counts | {"mean gain": _rounded(rows["mean"].mean())}
+    first = scores.ranking().head(5)
+    found["top five by F + μF"] = {"before": list(first["before"]), "after": list(first["after"])}
+    return found
+
+
+def _rounded(value: Any) -> float | None:
+    return None if math.isnan(value) else round(float(value), 4)
+
+
+def write(run: frame.Study, scores: Scores, fits: Mapping[str, CutoffFit]) -> None:
+    """Writes tables, figures and the sidecar."""
+    gained = gains(scores)
+    run.table(scores.summary().merge(scores.slopes, on=["attribution", "arm"], suffixes=("", " of the spectrum")))
+    run.table(gained, "_gains")
+    run.table(scores.ranking(), "_ranking")
+    run.table(scores.bayes(), "_bayes")
+    run.table(pd.DataFrame(list(cutoffs(fits))), "_cutoffs")
+    run.table(curves(fits), "_curves")
+    points = plots.points_of(scores)
+    foot = f"{scores.spec['model'].rsplit('/')[-1]}, {scores.spec['pictures']} pictures"
+    run.figure(plots.faithfulness_time(points, foot=foot), "_time")
+    run.figure(plots.slope_scatter(points, foot=foot), "_slope")
+    run.figure(plots.cutoff_curves(fits), "_curves")
+    run.figure(plots.gains(scores), "_gains")
+    scores.save(run.store.folder / "scores")
+    run.finish(
+        **verdicts(scores, gained),
+        pictures={"selection": list(next(iter(fits.values())).pictures), "report": list(scores.pictures)},
+        accuracy=scores.accuracy,
+        missing=[list(missed) for missed in scores.missing],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fits, judges and writes."""
+    args = arguments(argv)
+    run = frame.Study(args, __file__)
+    model = run.model()
+    engine, methods = gs.Engine(model, precision=args.precision), chosen(args)
+    selection, report = halves(run, model)
+    fits = fitted(run, engine, methods, selection)
+    write(run, judged(run, engine, methods, fits, report), fits)
+
+
+if __name__ == "__main__":
+    main()
