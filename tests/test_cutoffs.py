@@ -207,6 +207,18 @@ def test_ties_go_to_the_milder_filter():
     assert found.ranked(range(4)) == [1, 2, 0, 3] and found.one_se(1) == 1
 
 
+def test_the_interval_of_the_best_cutoff_is_that_of_redrawn_pictures():
+    def ends(values, level=0.95):
+        return curve(values, (None, 9.0, 5.0)).interval(range(3), level, 2000, 0)
+
+    assert ends([[0.0, 1.0, 0.5]] * 6) == (9.0, 9.0)
+    assert ends([[1.0, 0.0, 0.2]] * 3 + [[0.0, 0.0, 1.0]] * 3) == (5.0, math.inf)  # on one half each
+    uneven = [[0.0, 1.0, 0.0]] * 9 + [[0.0, 0.0, 4.0]] + [[np.nan, 9.0, 9.0]]
+    chance = 1 - sum(math.comb(10, k) * 0.1**k * 0.9 ** (10 - k) for k in range(3))  # 5.0 wins by 4 k > 10 - k
+    assert ends(uneven, 1 - 2 * 0.8 * chance) == (5.0, 9.0) and ends(uneven, 1 - 2 * 1.2 * chance) == (9.0, 9.0)
+    assert curve(uneven, (None, 9.0, 5.0)).interval([0, 2], 0.5, 2000, 0)[1] == math.inf  # 9.0 left out
+
+
 def test_a_picture_without_a_score_is_left_out_everywhere_and_counted():
     scores = [[0.5, 0.1, 0.0], [0.5, np.nan, 9.0], [0.5, 0.9, 0.0], [0.5, 0.7, 0.1]]
     found = curve(scores)

@@ -86,6 +86,22 @@ class Curve:
         """Returns the place of the cutoff with the highest mean; raises as `ranked`."""
         return self.ranked(range(len(self.cutoffs)) if among is None else among)[0]
 
+    def interval(self, among: Sequence[int], level: float, samples: int, seed: int) -> tuple[float, float]:
+        """Returns between which cutoffs the best of these places lies when the pictures are drawn anew (bootstrap).
+
+        The least and the largest of the middle `level` of the samples' best cutoffs, no filter as infinity; of equals
+        the largest cutoff. Over the pictures that count at all of the places.
+        """
+        places = sorted(among, key=lambda k: -size(self.cutoffs[k]))
+        values = self.values[self.counted[:, places].all(1)][:, places]
+        if not len(values):
+            raise ValueError(_nothing_scored(self))
+        picks = np.random.default_rng(seed).integers(0, len(values), (samples, len(values)))
+        best = np.sort(values[picks].mean(1).argmax(1))[::-1]  # of falling places the cutoffs rise
+        cut = int((1 - level) / 2 * samples)
+        low, high = (size(self.cutoffs[places[best[k]]]) for k in (cut, samples - 1 - cut))
+        return float(low), float(high)
+
     def one_se(self, best: int) -> int:
         """Returns the place of the largest cutoff whose deficit from the best is within one standard error.
 
