@@ -179,7 +179,7 @@ def draw(table: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table["network"]))
     for ax, method in zip(axes, METHODS, strict=True):
         for k, (kind, mark) in enumerate(zip(KINDS, "os", strict=True)):
-            part = table[(table["method"] == method) & (table["pictures"] == kind)]
+            part: Any = table[(table["method"] == method) & (table["pictures"] == kind)]
             x = np.array([names.index(name) for name in part["network"]]) + 0.2 * k - 0.1
             top = 90.0
             y, low, high = (

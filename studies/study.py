@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 import gradspec as gs
 from gradspec import attributions as a
@@ -225,7 +226,8 @@ def generated(model: Any, count: int, seed: int, batch_size: int = 8) -> list[tu
     """Returns batches of generated pictures with names; labels where the network knows their classes, else None."""
     embedded = isinstance(model, gs.demo.DemoNet)
     made = gs.demo.pictures(count, EMBEDDED if embedded else ORDINARY, seed)
-    images, names = model.preprocess(made.images), [f"demo {seed}-{i}" for i in range(count)]
+    images = torch.stack([model.preprocess(to_pil_image(image)) for image in made.images])
+    names = [f"demo {seed}-{i}" for i in range(count)]
     places = [slice(start, start + batch_size) for start in range(0, count, batch_size)]
     return [(images[part], made.labels[part] if embedded else None, names[part]) for part in places]
 
