@@ -129,6 +129,24 @@ def test_chance_is_the_picture_before():
     assert alone["stage"].tolist() == [1]
 
 
+def test_verdicts_compare_the_last_stage_with_another_picture():
+    def guided(model, images, labels):  # of the picture alone, as guided backpropagation nearly is
+        return images.mean(1)
+
+    found = sanity(convolving(), case(12), {**METHODS, "guided": guided}, stages=2)
+    rows = found.verdicts().set_index(["attribution", "measure"])
+    assert rows.loc["guided", "verdict"].eq("fails").all() and rows.loc["guided", "likeness"].eq(1).all()
+    assert rows.loc["centre", "verdict"].eq("alike").all()  # every picture's, so that nothing can be seen in it
+    table = found.table[found.table["attribution"] == "Saliency"]
+    table = table.pivot(index="picture", columns="stage", values="ssim").loc[table["picture"].unique()]
+    by_hand = paired(table[2].to_numpy(), table[0].to_numpy())
+    row = rows.loc[("Saliency", "ssim")]
+    assert row["excess"] == by_hand.mean and (row["low"], row["high"]) == (by_hand.low, by_hand.high)
+    assert row["verdict"] == ("fails" if by_hand.low > 0 else "passes") and row["n"] == 12
+    alone = sanity(convolving(), case(1), {"S": Saliency()}, stages=1).verdicts()
+    assert alone["verdict"].eq("undefined").all() and alone["n"].eq(0).all()
+
+
 def test_the_cascade_runs_from_the_logits_in_the_order_of_execution():
     class Token(nn.Module):
         """Registered in another order than it runs; a parameter of its own, and one that attention uses unseen."""

@@ -1,4 +1,4 @@
-"""The studies of methods, networks and cutoffs at their smallest size: what they write, that they go on, what adds up."""
+"""The studies of methods, networks and cutoffs at their smallest size: what they write, and that they go on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def test_all_methods_are_judged_before_and_after(judged):
     table = pd.read_csv(judged / "judge_methods.csv").set_index(["attribution", "arm"])
     assert table["family"].value_counts().to_dict() == {"white": 42, "control": 4, "black": 4, "gray": 2}
     assert table["Faithfulness n"].tolist() == [2] * 52
-    assert table["Faithfulness"].to_numpy() == pytest.approx((table["Insertion"] - table["Deletion"]).to_numpy(), abs=1e-4)
+    difference = (table["Insertion"] - table["Deletion"]).to_numpy()
+    assert table["Faithfulness"].to_numpy() == pytest.approx(difference, abs=1e-4)
     chosen = pd.read_csv(judged / "judge_methods_cutoffs.csv").set_index("method")["cutoff"]
     for method, cutoff in chosen.items():
         assert table.loc[(method, "forgrad"), "cutoff"] == pytest.approx(cutoff, nan_ok=True)
@@ -57,7 +58,7 @@ def test_what_is_done_is_not_done_again(judged, monkeypatch):
     monkeypatch.setattr(gs, "fit_cutoff", never)
     judge_methods.main(["--smoke", "--out", str(judged)])
     assert (judged / "judge_methods.csv").read_bytes() == before
-    with pytest.raises(ValueError, match="other settings .*seed: 0, now 1"):
+    with pytest.raises(ValueError, match=r"other settings .*seed: 0, now 1"):
         judge_methods.main(["--smoke", "--out", str(judged), "--seed", "1"])
 
 

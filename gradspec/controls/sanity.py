@@ -20,6 +20,7 @@ from gradspec.data import Data
 from gradspec.engine import Engine, Precision, engine_of
 from gradspec.forgrad import maps_of
 from gradspec.passes import eval_mode, output_of, to_weights
+from gradspec.statistics import Paired, paired
 from gradspec.surgery import NothingToSwap, randomised
 from gradspec.surgery.copies import with_trial
 from gradspec.surgery.resets import tensors
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 OTHER = "other picture"
 MEASURES = ("spearman", "spearman_abs", "ssim")
+ALIKE = 0.9  # maps of two pictures that are as like as that leave a randomised network nothing to change
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,36 @@ class Sanity:
         groups = self.table.groupby(keys, sort=False, dropna=False)
         ends = {"": "mean", "_se": "sem", "_n": "count"}
         return groups.agg(**{f"{m}{end}": (m, how) for m in MEASURES for end, how in ends.items()}).reset_index()
+
+    def verdicts(self) -> pd.DataFrame:
+        """Returns whether each attribution passes by each measure: is it more like itself than another picture's map?
+
+        A row per attribution and measure: `likeness` after the last stage, `chance` (the other picture's), `excess` of
+        the one over the other, paired over pictures, `se`, `low` and `high` (95 % interval), `bf10`, `n`, and the
+        `verdict`: "fails" where the interval lies above 0, "alike" where it does not but the maps of two pictures are
+        so alike (0.9 or more) that nothing can be told, "passes" elsewhere, "undefined" without pairs.
+        """
+        import pandas as pd
+
+        rows = []
+        groups: Any = self.table.groupby("attribution", sort=False)
+        for name, part in groups:
+            last = part[part["stage"] == part["stage"].max()].set_index("picture")
+            other = part[part["stage"] == 0].set_index("picture").reindex(last.index)
+            for measure in MEASURES:
+                found = paired(last[measure].to_numpy(), other[measure].to_numpy())
+                both = np.isfinite(last[measure] + other[measure])
+                chance = other[measure][both].mean()
+                rows.append({"attribution": name, "measure": measure, "likeness": last[measure][both].mean()})
+                rows[-1] |= {"chance": chance, "excess": found.mean, "se": found.se, "low": found.low}
+                rows[-1] |= {"high": found.high, "bf10": found.bf10, "n": found.n, "verdict": _verdict(found, chance)}
+        return pd.DataFrame(rows)
+
+
+def _verdict(excess: Paired, chance: float) -> str:
+    if not math.isfinite(excess.low):
+        return "undefined"
+    return "fails" if excess.low > 0 else "alike" if chance >= ALIKE else "passes"
 
 
 class _Stage(NamedTuple):

@@ -40,8 +40,9 @@ class Taylor:
     Attributes:
         table: One row per picture, gradient and radius: `picture`, `label`, `score` f(x), `gradient` ("no filter",
             "σ = 10", or one of the four controls), `cutoff` (cycles/image; NaN where there is none), `radius` (in
-            `spec["units"]`), `residual`: root mean square over ε of ζ = f(x+ε) − f(x) − ⟨ε, ∇_σ f⟩, and `mirrored`: the
-            same of f(x+ε) − f(x) + ⟨ε, ∇_σ f⟩.
+            `spec["units"]`), `residual`: root mean square over ε of ζ = f(x+ε) − f(x) − ⟨ε, ∇_σ f⟩, `mirrored`: the
+            same of f(x+ε) − f(x) + ⟨ε, ∇_σ f⟩, and `linear`: what the residual is, over all ε, where f is linear,
+            r·‖∇f − ∇_σ f‖/√d, which knows nothing of the network but ∇f.
         spec: Model, target, settings, units, as plain JSON.
     """
 
@@ -176,12 +177,13 @@ def _plan(
 
 
 class _Found(NamedTuple):
-    """Of one group of pictures: f(x) (N,), names and cutoffs of K gradients, residuals and mirrored ones (N, K, R)."""
+    """Of one group of pictures: f(x) (N,), names and cutoffs of K gradients, residuals of three kinds (N, K, R)."""
 
     scores: Tensor
     gradients: list[tuple[str, float]]
     residuals: Tensor
     mirrored: Tensor
+    linear: Tensor
 
 
 def _measured(engine: Engine, pictures: Pictures, plan: _Plan) -> _Found:
@@ -190,16 +192,19 @@ def _measured(engine: Engine, pictures: Pictures, plan: _Plan) -> _Found:
     gradients = torch.cat([found.gradients for found in drawn])
     scale = engine.scale(pictures.images.shape[1])
     keys: list[tuple[str, float]] = []
-    residuals, mirrored = [], []
+    residuals, mirrored, linear = [], [], []
     for gradient, change, name in zip(gradients, changes, pictures.ids, strict=True):
         candidates = dict(_candidates(gradient, plan, name))
         keys = list(candidates)
         steps = torch.stack([_direction(plan.seed, name, k, gradient.shape) for k in range(plan.draws)]).to(gradient)
-        slopes = torch.stack(list(candidates.values())).flatten(1) @ (scale * steps).flatten(1).T  # (K, D)
+        stack = torch.stack(list(candidates.values()))
+        slopes = stack.flatten(1) @ (scale * steps).flatten(1).T  # (K, D)
         predicted = plan.radii.to(slopes)[:, None] * slopes[:, None]  # (K, R, D)
         residuals.append((change - predicted).square().mean(2).sqrt())
         mirrored.append((change + predicted).square().mean(2).sqrt())
-    return _Found(scores, keys, torch.stack(residuals), torch.stack(mirrored))
+        distances = (scale * (gradient - stack)).flatten(1).square().mean(1).sqrt()  # (K,)
+        linear.append(distances[:, None] * plan.radii.to(distances))
+    return _Found(scores, keys, torch.stack(residuals), torch.stack(mirrored), torch.stack(linear))
 
 
 def _changes(engine: Engine, pictures: Pictures, plan: _Plan) -> tuple[Tensor, Tensor]:
@@ -263,6 +268,7 @@ def _frame(pictures: Pictures, plan: _Plan, found: _Found) -> pd.DataFrame:
             "radius": np.tile(plan.radii.numpy(), n * kinds),
             "residual": found.residuals.flatten().cpu().numpy(),
             "mirrored": found.mirrored.flatten().cpu().numpy(),
+            "linear": found.linear.flatten().cpu().numpy(),
         }
     )
 
