@@ -223,6 +223,32 @@ class Signature:
             influences[self.counted] = relative @ _slope_weights(self.radius[1:]) * min(self.height, self.width) / 2
         return influences
 
+    def log_ratio(self, band: slice, to: slice) -> tuple[float, float]:
+        """Returns log10 of the mean amplitude of one band of rings over another's, and its standard error over images.
+
+        Above 0 where the signature is higher in `band`; white noise gives 0. NaN where a band has no amplitude.
+
+        Args:
+            band: rings k of the numerator, whose radius is about k cycles/image.
+            to: rings of the denominator.
+
+        Example:
+            >>> rings = 10 ** (-0.1 * ring_radii(16, 16).numpy())
+            >>> falling = Signature(16, 16, np.stack([rings, 3 * rings]), np.array([0.1, 0.3]))
+            >>> ratio, se = falling.log_ratio(slice(8, 9), slice(4, 5))  # radii 7.98 and 4.08: 3.9 cycles/image apart
+            >>> round(ratio, 3), round(se, 3)
+            (-0.39, 0.0)
+        """
+        sums = [self.per_image[self.counted, part].sum(1) for part in (band, to)]
+        if not all(part.any() for part in sums):
+            return math.nan, math.nan
+        rings = np.arange(len(self.radius))
+        means = [part.mean() for part in sums]
+        counts = [len(rings[part]) for part in (band, to)]
+        influences = sums[0] / means[0] - sums[1] / means[1]
+        ratio = (means[0] / counts[0]) / (means[1] / counts[1])
+        return math.log10(ratio), float(_standard_error(influences)) / math.log(10)
+
     def slopes_per_image(self) -> np.ndarray:
         """Returns the log-linear slope of each image's own signature per cycle/image, (N,); NaN where there is none."""
         slopes = np.full(len(self.per_image), math.nan)
@@ -316,6 +342,43 @@ def white_share(height: int, width: int, above: float | None = None) -> float:
     radius = frequency_radius(height, width)
     others = radius.numel() - 1
     return _high(radius, height, width, above).sum().item() / others if others else math.nan
+
+
+def checkerboard_share(maps: Tensor, within: float = 2.0) -> np.ndarray:
+    """Returns the share of each image's power near the checkerboards' frequencies over all power but DC, (N,).
+
+    These are Nyquist in rows, in columns and in both: (n/2, 0), (0, n/2), (n/2, n/2), at which alternating rows,
+    alternating columns and a checkerboard lie (figs. A.3, A.8). NaN where an image's maps are zero or constant.
+
+    Args:
+        maps: (N, ..., H, W).
+        within: distance from those frequencies in cycles/image, up to which a bin is near.
+
+    Raises:
+        TypeError, ValueError: as `signature`.
+
+    Example:
+        >>> board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 8, 8)
+        >>> round(checkerboard_share(board).item(), 6), checkerboard_share(board.abs().cumsum(1)).item() < 0.1
+        (1.0, True)
+    """
+    check_maps(maps, images=True)
+    height, width = maps.shape[-2:]
+    near, others = _checkerboard_weights(height, width, within)
+    floor = rounding_floor(maps.dtype, height, width)
+    shares = [power_share((p * near).sum(1), (p * others).sum(1), p[:, 0], floor) for _, p, _ in _bins(maps)]
+    return np.concatenate(shares)
+
+
+def white_checkerboard_share(height: int, width: int, within: float = 2.0) -> float:
+    """Returns the expected `checkerboard_share` of white noise: the share of bins but DC, exact on this grid.
+
+    Example:
+        >>> white_checkerboard_share(16, 16, within=0)  # three bins of 255
+        0.011764705882352941
+    """
+    near, others = _checkerboard_weights(height, width, within)
+    return float(near.sum() / others.sum()) if others.any() else math.nan
 
 
 def rounding_floor(dtype: torch.dtype, height: int, width: int) -> float:
@@ -517,6 +580,18 @@ def _power_weights(height: int, width: int, above: float | None) -> tuple[np.nda
     counts = np.tile(column_counts(width).numpy(), height)
     high = _high(frequency_radius(height, width, half=True), height, width, above).flatten().numpy()
     return counts * high, counts * (np.arange(len(counts)) > 0)
+
+
+@lru_cache(maxsize=64)
+def _checkerboard_weights(height: int, width: int, within: float) -> tuple[np.ndarray, np.ndarray]:
+    """How often each rfft bin (B,) counts near the checkerboards' frequencies and in all power but DC."""
+    half, reach = min(height, width) / 2, float(within) + SLACK
+    _, others = _power_weights(height, width, None)
+    radius = frequency_radius(height, width, half=True)
+    rows, columns = radius[:, :1], radius[:1]  # |u'| and |v'|
+    gaps = (half - rows, columns), (rows, half - columns), (half - rows, half - columns)
+    near = torch.stack([torch.hypot(*pair) <= reach for pair in gaps]).any(0)
+    return others * near.flatten().numpy(), others
 
 
 @lru_cache(maxsize=64)
