@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow check format clean
+.PHONY: help demo test slow studies check format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.installed-dev  ## the tests and the examples in the docstrings, w
 
 slow: $(VENV)/.installed-dev  ## the slow tests alone
 	$(PYTEST) -n $(WORKERS) -m "slow and not network" || test $$? -eq 5  # 5: no test is marked slow
+
+studies: $(VENV)/.installed-dev  ## the paper's experiments, hours; with NETS=folder IMAGES=folder on trained networks, PAPER=1 as in the paper
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python studies/all_studies.py $(if $(NETS),--nets "$(NETS)") $(if $(IMAGES),--images "$(IMAGES)") $(if $(PAPER),--paper)
 
 check: $(VENV)/.installed-dev  ## lint, formatting, types, spelling
 	$(BIN)/ruff check .
