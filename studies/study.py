@@ -27,7 +27,7 @@ from torchvision.transforms.functional import to_pil_image
 import gradspec as gs
 from gradspec import attributions as a
 from gradspec.attributions import Attribution
-from gradspec.store import Store
+from gradspec.runs import Store
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED, ORDINARY = 64, 224  # pixels of a side of generated pictures: as the networks were trained

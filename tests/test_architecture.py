@@ -38,7 +38,7 @@ ORDER = [
     "explaining",
     "variants",
     "results",
-    "store",
+    "runs",
     "auditing",
     "causality",
     "folders",

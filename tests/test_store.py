@@ -7,8 +7,8 @@ import os
 import pandas as pd
 import pytest
 
-from gradspec import store as module
-from gradspec.store import Store, changed
+from gradspec.runs import Store, changed
+from gradspec.runs import store as module
 
 TABLE = pd.DataFrame({"picture": ["a", "b"], "value": [0.25, float("nan")], "curve": [[1.0, 2.0], [3.0]]})
 

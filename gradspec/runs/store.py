@@ -30,7 +30,7 @@ class Store:
     """The folder of a run.
 
     Attributes:
-        folder: Where `spec.json` and `units/` are.
+        folder: Where `spec.json`, `units/` and, of units that failed, `errors/` are.
 
     Example:
         >>> import tempfile, pandas as pd
@@ -80,9 +80,29 @@ class Store:
         return self.path(unit).exists()
 
     def write(self, unit: str, table: pd.DataFrame) -> None:
-        """Writes a unit's table, at once and whole; what stands in its `attrs`, as plain JSON, is kept too."""
+        """Writes a unit's table, at once and whole; what stands in its `attrs`, as plain JSON, is kept too.
+
+        An error that was kept of it is gone then.
+        """
         self.path(unit).parent.mkdir(parents=True, exist_ok=True)
         _write(self.path(unit), lambda path: table.to_parquet(path, index=False))
+        self._error(unit).unlink(missing_ok=True)
+
+    def fail(self, unit: str, reason: str, traceback: str) -> None:
+        """Keeps why a unit failed; a unit that is done stays done."""
+        about = {"unit": unit, "reason": reason, "traceback": traceback}
+        self._error(unit).parent.mkdir(parents=True, exist_ok=True)
+        _write(self._error(unit), lambda path: path.write_text(json.dumps(about, indent=1) + "\n", "utf-8"))
+
+    def error(self, unit: str) -> str:
+        """Returns why a unit failed, in a line; "" where it did not, or has since been done."""
+        path = self._error(unit)
+        if self.done(unit) or not path.exists():
+            return ""
+        return str(read_file(path, lambda file: json.loads(file.read_text("utf-8"))["reason"], "an error"))
+
+    def _error(self, unit: str) -> Path:
+        return self.folder / "errors" / f"{self.path(unit).stem}.json"
 
     def read(self, unit: str) -> pd.DataFrame:
         """Returns a unit's table.
