@@ -5,13 +5,16 @@
 
 The paper fits a cutoff for each network and method (§5, fig. 5D) on one set of pictures; the summary reads it as
 "highly dependent on the dataset, perhaps more so than on the model itself". Here every network gets both kinds of
-pictures, photographs and generated ones, and its own predictions as labels; the cutoff of best mean F is found for
-each network, kind of pictures and method on one grid in cycles/image. The sum of squares of log2 σ* is split into the
-main effects of the three and the rest, with intervals over redrawn pictures; no filter counts as 64 cycles/image.
+pictures, photographs and generated ones, and its own predictions as labels; one of the two is always unlike what it was
+trained on. The cutoff of best mean F is found for each network, kind of pictures and method on one grid in
+cycles/image. The variance of log2 σ* is split into the main effects of the three and the rest: ω², which takes off what
+a factor of so many levels explains by chance, with intervals over redrawn pictures (the same for all networks and
+methods) and the share that chance reaches in one of twenty shuffles. No filter counts as 64 cycles/image.
 
 Beside it stands what `gradspec.cutoff_from` reads off the gradient's spectrum of the same network on the same
-pictures, against its average-pooled twin and as a knee, with F there (at the next cutoff of the grid), and the rank
-correlation of the two over networks, pictures and methods. Networks are MODEL or MODEL@WEIGHTS.
+pictures, against its average-pooled twin and as a knee, with F there (at the next cutoff of the grid; on the pictures
+that the fitted one was chosen on, which flatters that), and the rank correlation with the median of the methods'
+cutoffs over networks and pictures. Networks are MODEL or MODEL@WEIGHTS.
 
 Writes NAME.csv (a row per network, pictures and method), _shares.csv (what explains the cutoffs), NAME.png.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -139,37 +143,55 @@ def _next(cutoffs: Any, wanted: float) -> float:
 
 
 def shares(values: np.ndarray) -> np.ndarray:
-    """Returns which share of the sum of squares each axis explains by its means, and the rest (axes + 1,); NaN for 0.
+    """Returns ω² of each axis' main effect, and what is left (axes + 1,); NaN where nothing varies.
+
+    ω² is (SS − df·MS) / (SS of all + MS), with MS the mean square of what the main effects leave.
 
     Example:
         >>> shares(np.array([[0.0, 1.0], [2.0, 3.0]])).tolist()
         [0.8, 0.2, 0.0]
     """
     centred = values - values.mean()
-    whole = (centred**2).sum()
-    axes = range(values.ndim)
+    whole, axes = (centred**2).sum(), range(values.ndim)
     means = [centred.mean(tuple(other for other in axes if other != axis)) for axis in axes]
-    parts = [(mean**2).sum() * values.size / mean.size for mean in means]
-    return np.array([*parts, whole - sum(parts)]) / (whole or math.nan)
+    squares = np.array([(mean**2).sum() * values.size / mean.size for mean in means])
+    free = np.array(values.shape) - 1
+    error = max(0.0, whole - squares.sum()) / (values.size - 1 - free.sum())
+    found = (squares - free * error) / (whole + error or math.nan)
+    return np.array([*found, 1 - found.sum()])
 
 
 def explained(fits: Mapping[tuple[str, str, str], CutoffFit], seed: int, times: int = 500) -> pd.DataFrame:
-    """Returns what explains log2 σ*: the share of each factor, with the middle 95 % over redrawn pictures."""
+    """Returns ω² of log2 σ* for each factor, the middle 95 % over redrawn pictures, and what chance gives."""
     names = [list(dict.fromkeys(key[k] for key in fits)) for k in range(3)]
-    curves = [fits[network, kind, method].per_image for network, kind, method in product(*names)]
-    logs = np.log2([cutoff or NO_FILTER for cutoff in CUTOFFS])
-    values = [curve.iloc[:, -len(CUTOFFS) :].to_numpy(float) for curve in curves]
+    keys, levels = [(n, k, m) for n, k, m in product(*names)], [len(part) for part in names]
+    logs = np.log2([_same_filter(cutoff) for cutoff in CUTOFFS])
+    curves = [fits[key].per_image[fits[key].names].to_numpy(float) for key in keys]
     random = np.random.default_rng(seed)
 
-    def of(*, redraw: bool) -> np.ndarray:
-        drawn = [part[random.integers(0, len(part), len(part))] if redraw else part for part in values]
-        best = [logs[np.nanmean(part, 0).argmax()] for part in drawn]
-        return shares(np.array(best).reshape([len(part) for part in names]))
+    def best(picks: Mapping[str, np.ndarray] | None) -> np.ndarray:
+        drawn = [curve if picks is None else curve[picks[key[1]]] for key, curve in zip(keys, curves, strict=True)]
+        return np.array([logs[np.nanmean(part, 0).argmax()] for part in drawn]).reshape(levels)
 
-    low, high = np.nanpercentile([of(redraw=True) for _ in range(times)], [2.5, 97.5], axis=0)
-    levels = [*map(len, names), 0]
-    share = of(redraw=False)
-    return pd.DataFrame({"of": [*FACTORS, "rest"], "levels": levels, "share": share, "low": low, "high": high})
+    def redrawn() -> dict[str, np.ndarray]:
+        n = len(curves[0])
+        return {kind: random.integers(0, n, n) for kind in names[1]}
+
+    found = best(None)
+    drawn = [shares(best(redrawn())) for _ in range(times)]
+    shuffled = [shares(random.permutation(found.ravel()).reshape(levels)) for _ in range(times)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")  # where all cutoffs are the same
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        chance = np.nanpercentile(shuffled, 95, axis=0)[:-1]
+    columns = {"of": [*FACTORS, "rest"], "levels": [*levels, 0], "share": shares(found), "low": low, "high": high}
+    return pd.DataFrame(columns | {"chance": [*chance, math.nan]})
+
+
+def _same_filter(cutoff: float | None) -> float:
+    """The radius of the outermost bin that a disk keeps, by which equal filters are told: 1.41 keeps what 1 does."""
+    radii = np.hypot(*np.mgrid[:33, :33])
+    return NO_FILTER if cutoff is None else float(radii[radii <= cutoff + 1e-9].max())
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -203,13 +225,14 @@ def predicted(table: pd.DataFrame) -> dict[str, Any]:
     """Returns the rank correlation of the spectrum's cutoffs with the fitted ones, and what F loses by them."""
     found: dict[str, Any] = {}
     for how in ("twin", "knee"):
-        part: Any = table[table[how] > 0]
-        fitted = part["cutoff"].astype(float).fillna(np.inf)
-        test = spearmanr(part[how], fitted) if len(part) > 2 and part[how].nunique() > 1 else (math.nan, math.nan)
+        part: Any = table[table[how] > 0].assign(fitted=table["cutoff"].astype(float).fillna(NO_FILTER))
+        cells = part.groupby(["network", "pictures"])[[how, "fitted"]].median()
+        known = len(cells) > 3 and cells.nunique().min() > 1
+        test = spearmanr(cells[how], cells["fitted"]) if known else (math.nan, math.nan)
         lost = (part["F"] - part[f"F, {how}"]).mean()
         kept = (part[f"F, {how}"] - part["F, no filter"]).mean()
         numbers = {"rank correlation": test[0], "p": test[1], "F lost to the fitted": lost, "F over no filter": kept}
-        found[how] = {"cells": len(part)} | {
+        found[how] = {"networks and pictures": len(cells)} | {
             key: None if math.isnan(value) else round(float(value), 4) for key, value in numbers.items()
         }
     return found
@@ -231,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.table(split, "_shares")
     run.figure(draw(table))
     facts = split.set_index("of").round(3)
-    run.finish(shares=facts.to_dict("index"), spectrum=predicted(table))
+    flat = sum(fit.flat for fit in fits.values())
+    run.finish(shares=facts.to_dict("index"), spectrum=predicted(table), fits=len(fits), flat=flat, cutoffs=CUTOFFS)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@
         --weights ../shared/nets/tiny_darknet.safetensors --images ../shared/images --name judge_tiny_darknet
 
 Pictures are spread over the folder, every other one for selection, the rest for the report. The cutoff of each of the
-seven white-box methods is the one with the best mean F on the selection pictures. On the report pictures every method
-is scored as it is; those seven also by the magnitude of the map alone, with the filter on the finished map (*), with
-the same cutoff in the gradient, and by the paper's undefined dagger read twice: one cutoff shared by all methods, and a
-Gaussian that passes as much power. Maps that know no network stand below.
+seven white-box methods is the one with the best mean F on the selection pictures: one for the filter on the finished
+map (*) and one for the filter in the gradient, unless --places has the first alone; then the gradient's filter gets the
+map's cutoff, which is not its own. On the report pictures every method is scored as it is; those seven also by the
+magnitude of the map alone, by both filters, and by the paper's undefined dagger read twice: one cutoff shared by all
+methods, and a Gaussian that passes as much power. Maps that know no network stand below. A race (--search) saves three
+quarters of the passes of the choice, but drops most cutoffs after few pictures: it has no curve to show.
 
 Writes the table (NAME.csv), paired gains with 95 % intervals (_gains), the ranking by F + μF (_ranking), Bayes factors
 (_bayes), the cutoffs with their curves (_cutoffs, _curves), and the figures _time (1B), _slope (3B and A.13), _curves
@@ -33,16 +35,19 @@ from gradspec.attributions import Attribution
 from gradspec.cutoffs import CutoffFit, cutoff_grid
 from gradspec.evaluation import Scores, joined
 
+PLACES = ("attribution", "gradient")
 ARMS: Any = ("abs", "gradient", "gaussian")
 RIVALS = ("none", "abs", "centre prior")
 METRICS = ("Faithfulness", "MuFidelity", "Insertion", "Deletion")
 Batch = tuple[Any, Any, list[str]]
+Fits = Mapping[str, Sequence[CutoffFit]]
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made = frame.parser(__doc__, name="judge_methods", limit=64)
     made.add_argument("--cutoffs", type=int, default=12, help="points of the grid, no filter among them")
     made.add_argument("--search", choices=["grid", "race"], default="grid")
+    made.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="filters with an own cutoff")
     made.add_argument("--samples", type=int, default=16, help="gradients of methods that average them; 0: their own")
     made.add_argument("--full", action="store_true", help="black-box methods with all of their passes")
     made.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of scores")
@@ -66,7 +71,8 @@ def halves(run: frame.Study, model: Any) -> tuple[list[Batch], list[Batch]]:
             side = places[(len(places[0]) > len(places[1])) * 1]
             side.append((images[k], None if labels is None else labels[k], name))
     shard = run.args.shard
-    return tuple([_batch(side[k : k + shard]) for k in range(0, len(side), shard)] for side in places)  # pyright: ignore[reportReturnType]
+    first, second = ([_batch(side[k : k + shard]) for k in range(0, len(side), shard)] for side in places)
+    return first, second
 
 
 def _batch(pictures: Sequence[Any]) -> Batch:
@@ -74,26 +80,26 @@ def _batch(pictures: Sequence[Any]) -> Batch:
     return torch.stack(images), None if labels[0] is None else torch.stack(labels), list(names)
 
 
-def fitted(run: frame.Study, engine: gs.Engine, methods: Mapping[str, Attribution], data: list[Batch]) -> Any:
-    """Returns the fit of each white-box method on the selection pictures."""
-    cutoffs = cutoff_grid(*data[0][0].shape[-2:], points=run.args.cutoffs)
-    return {
-        name: run.kept(
-            f"fit-{name}",
-            CutoffFit,
-            lambda method=method: gs.fit_cutoff(engine, method, data, cutoffs=cutoffs, search=run.args.search),
-            engine,
-        )
-        for name, method in methods.items()
-        if method.family == "white"
-    }
+def fitted(run: frame.Study, engine: gs.Engine, methods: Mapping[str, Attribution], data: list[Batch]) -> Fits:
+    """Returns the fits of each white-box method on the selection pictures, that of the finished map first."""
+    options: Any = {"search": run.args.search, "seed": run.args.seed}
+    options["cutoffs"] = cutoff_grid(*data[0][0].shape[-2:], points=run.args.cutoffs)
+
+    def fit(name: str, place: Any) -> CutoffFit:
+        def search() -> CutoffFit:
+            return gs.fit_cutoff(engine, methods[name], data, where=place, **options)
+
+        return run.kept(f"fit-{name}" + "-gradient" * (place == "gradient"), CutoffFit, search, engine)
+
+    white = [name for name, method in methods.items() if method.family == "white"]
+    return {name: [fit(name, place) for place in PLACES if place in run.args.places] for name in white}
 
 
-def shared(fits: Mapping[str, CutoffFit], search: str) -> dict[str, Any]:
+def shared(fits: Fits, search: str) -> dict[str, Any]:
     """Returns the arm of one cutoff for all: the best for all curves of a grid, of races their geometric mean."""
     if search == "grid":
         return {"arms": (*ARMS, "shared")}
-    known = [fit.cutoff for fit in fits.values() if fit.cutoff is not None]
+    known = [first.cutoff for first, *_ in fits.values() if first.cutoff is not None]
     return {"arms": ARMS, "shared_cutoff": float(np.exp(np.mean(np.log(known))))} if known else {"arms": ARMS}
 
 
@@ -120,39 +126,45 @@ def gains(scores: Scores) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def cutoffs(fits: Mapping[str, CutoffFit]) -> Iterator[dict[str, Any]]:
-    """Yields what was chosen for each method, and how sure that is."""
-    for name, fit in fits.items():
+def cutoffs(fits: Fits) -> Iterator[dict[str, Any]]:
+    """Yields what was chosen for each method and place, and how sure that is; of a race that is not known."""
+    for name, fit in ((name, fit) for name, found in fits.items() for fit in found):
+        low, high = fit.interval() if fit.search == "grid" else (math.nan, math.nan)
         yield {
-            "method": name, "cutoff": fit.cutoff, "one standard error": fit.one_se, "flat": fit.flat,
-            "why": fit.flat_reason, "selection pictures": len(fit.pictures), "search": fit.search,
-            "passes": fit.forwards, "gradients": fit.backwards,
+            "method": name, "where": fit.where, "cutoff": fit.cutoff, "low": low, "high": high,
+            "one standard error": fit.one_se, "flat": fit.flat if fit.search == "grid" else "", "search": fit.search,
+            "selection pictures": len(fit.pictures), "passes": fit.forwards, "gradients": fit.backwards,
         }  # fmt: skip
 
 
-def curves(fits: Mapping[str, CutoffFit]) -> pd.DataFrame:
-    """Returns the mean F of each method at each cutoff."""
-    return pd.concat([fit.table.assign(method=name) for name, fit in fits.items()], ignore_index=True)
+def curves(fits: Fits) -> pd.DataFrame:
+    """Returns the mean F of each method at each cutoff; in a race each has pictures of its own."""
+    parts = [fit.table.assign(method=name, where=fit.where) for name, found in fits.items() for fit in found]
+    return pd.concat(parts, ignore_index=True)
 
 
 def verdicts(scores: Scores, gained: pd.DataFrame) -> dict[str, Any]:
     """Returns the numbers that the paper's claims rest on."""
     found: dict[str, Any] = {}
-    starred = gained[gained["arm"] == "forgrad"]
-    groups: Any = starred.groupby(["metric", "against"], sort=False)
-    for (metric, rival), rows in groups:
+    starred = gained[gained["arm"].isin(("forgrad", "forgrad-gradient"))]
+    groups: Any = starred.groupby(["arm", "metric", "against"], sort=False)
+    for (arm, metric, rival), rows in groups:
         counts = {"methods": len(rows), "better": int((rows["low"] > 0).sum()), "worse": int((rows["high"] < 0).sum())}
-        found[f"{metric}: FORGrad over {rival}"] = counts | {"mean gain": _rounded(rows["mean"].mean())}
+        found[f"{metric}: {arm} over {rival}"] = counts | {"mean gain": _rounded(rows["mean"].mean())}
     first = scores.ranking().head(5)
     found["top five by F + μF"] = {"before": list(first["before"]), "after": list(first["after"])}
     return found
+
+
+def _selected(fits: Fits) -> list[str]:
+    return sorted({name for found in fits.values() for fit in found for name in fit.pictures})
 
 
 def _rounded(value: Any) -> float | None:
     return None if math.isnan(value) else round(float(value), 4)
 
 
-def write(run: frame.Study, scores: Scores, fits: Mapping[str, CutoffFit]) -> None:
+def write(run: frame.Study, scores: Scores, fits: Fits) -> None:
     """Writes tables, figures and the sidecar."""
     gained = gains(scores)
     run.table(scores.summary().merge(scores.slopes, on=["attribution", "arm"], suffixes=("", " of the spectrum")))
@@ -163,14 +175,17 @@ def write(run: frame.Study, scores: Scores, fits: Mapping[str, CutoffFit]) -> No
     run.table(curves(fits), "_curves")
     points = plots.points_of(scores)
     foot = f"{scores.spec['model'].rsplit('/')[-1]}, {scores.spec['pictures']} pictures"
-    run.figure(plots.faithfulness_time(points, foot=foot), "_time")
+    budget = "" if run.args.full else "; black-box methods with reduced passes, see the table"
+    run.figure(plots.faithfulness_time(points, foot=f"{foot}{budget}; seconds on shared cores"), "_time")
     run.figure(plots.slope_scatter(points, foot=foot), "_slope")
-    run.figure(plots.cutoff_curves(fits), "_curves")
+    if run.args.search == "grid":
+        run.figure(plots.cutoff_curves({name: first for name, (first, *_) in fits.items()}), "_curves")
     run.figure(plots.gains(scores), "_gains")
     scores.save(run.store.folder / "scores")
     run.finish(
         **verdicts(scores, gained),
-        pictures={"selection": list(next(iter(fits.values())).pictures), "report": list(scores.pictures)},
+        pictures={"selection": _selected(fits), "report": list(scores.pictures)},
+        methods={row["attribution"]: row["settings"] for row in scores.spec["rows"] if row["arm"] == "none"},
         accuracy=scores.accuracy,
         missing=[list(missed) for missed in scores.missing],
     )

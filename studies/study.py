@@ -95,13 +95,13 @@ class Study:
     Attributes:
         args: Its command line.
         script: Its file.
-        spent: Of each unit: seconds, forward and backward passes.
+        spent: Of each unit: seconds, the commit, and passes where an engine counted them.
         began: When it was started.
     """
 
     args: argparse.Namespace
     script: str
-    spent: dict[str, dict[str, float]] = field(default_factory=dict)
+    spent: dict[str, dict[str, Any]] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -141,11 +141,13 @@ class Study:
         if not self.store.done(name):
             began, before = time.perf_counter(), _passes(engine)
             table = work()
-            forwards, backwards = (after - start for after, start in zip(_passes(engine), before, strict=True))
-            spent = {"seconds": time.perf_counter() - began, "forwards": forwards, "backwards": backwards}
+            spent: dict[str, Any] = {"seconds": time.perf_counter() - began, "commit": commit()}
+            if engine:
+                spent["forwards"], spent["backwards"] = np.subtract(_passes(engine), before).tolist()
             table.attrs["spent"] = spent
             self.store.write(name, table)
-            print(f"{self.args.name}: {name}: {spent['seconds']:.1f} s, {forwards} + {backwards} passes", flush=True)
+            passes = f", {spent['forwards']} + {spent['backwards']} passes" if engine else ""
+            print(f"{self.args.name}: {name}: {spent['seconds']:.1f} s{passes}", flush=True)
         table = self.store.read(name)
         self.spent[name] = table.attrs["spent"]
         return table
@@ -185,16 +187,22 @@ class Study:
         figure.savefig(self.path(f"{ending}.png"), dpi=110)
 
     def finish(self, **facts: Any) -> None:
-        """Writes OUT/NAME.json: settings, versions, commit, seconds and passes of all units, and the facts."""
-        total = {key: sum(one[key] for one in self.spent.values()) for key in ("seconds", "forwards", "backwards")}
+        """Writes OUT/NAME.json: settings, versions, commits, seconds and passes of all units, and the facts.
+
+        Passes are null where no engine counted them; `commits` are those that the units were computed at.
+        """
+        spent = list(self.spent.values())
+        counted = [one for one in spent if one.get("forwards") or one.get("backwards")]
+        passes = {key: sum(one[key] for one in counted) if counted else None for key in ("forwards", "backwards")}
+        seconds = sum(one["seconds"] for one in spent)
         about = {
             **{key: value for key, value in self.store.spec.items() if key != "name"}, **facts,
-            "units": len(self.spent), "seconds": round(total["seconds"], 1), "forwards": int(total["forwards"]),
-            "backwards": int(total["backwards"]), "threads": torch.get_num_threads(), "commit": commit(),
+            "units": len(spent), "seconds": round(seconds, 1), **passes, "threads": torch.get_num_threads(),
+            "commit": commit(), "commits": sorted({str(one["commit"]) for one in spent if "commit" in one}),
             "versions": {"gradspec": gs.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }  # fmt: skip
         self.path(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"{self.path('')}*: {time.perf_counter() - self.began:.0f} s now, {total['seconds']:.0f} s in all")
+        print(f"{self.path('')}*: {time.perf_counter() - self.began:.0f} s now, {seconds:.0f} s in all")
 
 
 def methods(samples: int | None, *, reduced: bool) -> dict[str, Attribution]:
