@@ -44,6 +44,7 @@ from gradspec.variants import variant
 CUTOFFS = (None, 32.0, 22.6, 16.0, 11.3, 8.0, 5.66, 4.0, 2.83, 2.0, 1.41, 1.0)
 METHODS = {"Saliency": a.Saliency(), "GradientInput": a.GradientInput(), "SquareGrad": a.SquareGrad(samples=8)}
 NO_FILTER = 64.0  # cycles/image that stand for it where a number is needed
+AT = 128.0  # where it is drawn, above all others
 FACTORS = ("network", "pictures", "method")
 KINDS = ("photographs", "generated")
 AUDITED = 8  # pictures whose spectrum is read
@@ -203,20 +204,19 @@ def draw(table: pd.DataFrame) -> Figure:
         for k, (kind, mark) in enumerate(zip(KINDS, "os", strict=True)):
             part: Any = table[(table["method"] == method) & (table["pictures"] == kind)]
             x = np.array([names.index(name) for name in part["network"]]) + 0.2 * k - 0.1
-            top = 90.0
-            y, low, high = (
-                part[name].astype(float).fillna(np.inf).clip(upper=top) for name in ("cutoff", "low", "high")
-            )
-            ax.errorbar(
-                x, y, [y - np.minimum(low, y), np.maximum(high, y) - y], fmt=mark, ms=5, lw=1, label=f"fitted, {kind}"
-            )
+            known = part[["cutoff", "low", "high"]].astype(float).fillna(np.inf).clip(upper=AT)
+            y, low, high = known.to_numpy().T
+            bars = [y - np.minimum(low, y), np.maximum(high, y) - y]
+            ax.errorbar(x, y, bars, fmt=mark, ms=5, lw=1, label=f"fitted, {kind}")
             ax.plot(x, part["twin"], "x", color=f"C{k}", ms=6, label=f"spectrum against its twin, {kind}")
             ax.plot(x, part["knee"], "+", color=f"C{k}", ms=7, label=f"knee of the spectrum, {kind}")
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
         ax.set_title(method)
-    axes[0].set_ylabel("cutoff in cycles/image; bars: 95 %\nof redrawn pictures; 64: no filter")
+        ax.axhline(AT, color="0.6", lw=0.8, ls=":")
+        ax.annotate("no filter", (1, AT), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=7)
+    axes[0].set_ylabel("cutoff in cycles/image; bars: 95 %\nof redrawn pictures")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 

@@ -12,7 +12,9 @@ that it takes. Of each picture:
   probability, whether the answer flips, and "efficiency": the drop over what the gradient says, r·‖part‖, 1 where the
   network is linear so far (at equal lengths the larger part goes further down, and sooner out of the linear);
 - "line": the radius that flips the answer along each part, and "flip power": 1/radius² of a part over that of both. In
-  a linear network it is the part's share of the gradient's power; 0 where the part flips nothing;
+  a linear network it is the part's share of the gradient's power; 0 where the part flips nothing. Of a picture that
+  neither part flips it is not defined (0/0): such pictures are left out, so that its means are those of the pictures
+  that some part flips alone, and its n, smaller than that of the pictures, stands beside it;
 - "attack": projected gradient descent on the margin whose gradient is filtered: whether it flips;
 - "kept": the attack with all frequencies, of which one part is kept, at its own length or at the attack's;
 - "share": of the gradient's power, and of the attack's;
@@ -206,6 +208,12 @@ def by_margin(table: Frame) -> Frame:
     return pd.DataFrame(rows, columns=[*KEYS, *names])
 
 
+def counted(means: Frame, cutoff: float) -> int:
+    """Returns how many pictures flip power is the mean of: those that a part flips, at least one of both."""
+    here = (means["measure"] == "flip power") & (means["band"] == "high") & (means["cutoff"] == cutoff)
+    return int(means["n"][here].sum())
+
+
 def facts(means: Frame, pairs: Frame, halves: Frame) -> dict[str, Any]:
     """Returns the numbers that decide, by cutoff."""
 
@@ -225,6 +233,7 @@ def facts(means: Frame, pairs: Frame, halves: Frame) -> dict[str, Any]:
             "share of the gradient's power": told(means, "share", "of power", direction="gradient", **at),
             "flip power": told(means, "line", "flip power", **at),
             "flip power less share of power": told(means, "line", "flip power less share of power", **at),
+            "flip power: pictures": counted(means, cutoff),
             "flip radius, log2 of high over low": told(
                 pairs, "line", "flip radius, log2", "high less low", cutoff=cutoff
             ),
@@ -247,12 +256,12 @@ def facts(means: Frame, pairs: Frame, halves: Frame) -> dict[str, Any]:
 
 
 def draw(means: Frame, title: str, units: str) -> Figure:
-    """Returns four panels: shares of power and of flip power, efficiency, attacks, and parts of attacks."""
+    """Returns six panels: shares of power; efficiency; flips by steps, attacks, parts of attacks, random directions."""
     figure = Figure(figsize=(13, 7.6), layout="constrained")
     axes = list(figure.subplots(2, 3).flat)
     shares = (
         ("share", "gradient", "of power", "of the gradient's power"),
-        ("line", "gradient", "flip power", "flip power"),
+        ("line", "gradient", "flip power", "flip power, of pictures that flip"),
     )
     for k, (arm, direction, measure, words) in enumerate(shares):
         rows = means[(means["arm"] == arm) & (means["direction"] == direction) & (means["measure"] == measure)]
@@ -313,6 +322,8 @@ def main(argv: list[str] | None = None) -> None:
     margins: Any = table.groupby("picture")["margin"].first()
     title = f"{args.name}: {len(margins)} pictures, means and 95 % intervals"
     study.figure(draw(means, title, engine.units))
+    for cutoff in sorted(set(means["cutoff"]) - {NOWHERE}):
+        print(f"flip power at σ = {cutoff:g}: of {counted(means, cutoff)} of {len(margins)} pictures")
     study.finish(pictures=len(margins), median_margin=round(float(margins.median()), 3), units_of_radii=engine.units,
                  decided=facts(means, pairs, halves))  # fmt: skip
 

@@ -8,7 +8,8 @@
 Audits variants of a network on the same pictures with the same labels: as loaded, with weights drawn anew,
 average-pooled, and average-pooled over whole multiples of the stride (whose adjoint does not alternate). Of the
 gradient at the input and output of each operator that shrinks the map, at the input of the module that holds it, and
-at convolutions:
+at convolutions; what was a strided convolution is compared and drawn at the module's input alone, since in the pooled
+variants the pooling stands behind the convolution, whose adjoint its gradient has yet to pass:
 
 - `high_share`: share of the power above half Nyquist; `slope_nyquist`: log10 amplitude per Nyquist;
 - `rise`: log10 of the amplitude above 7/8 of Nyquist over that around half of it (3/8 to 5/8), above 0 where the
@@ -19,7 +20,8 @@ at convolutions:
   white noise's share.
 
 Writes NAME.csv (a row for each variant, call and point), NAME_claims.csv (paired differences between the first variant
-and the others, operator by operator, with 95 % intervals over pictures), NAME.png (signatures), NAME_gradients.png
+and the others, operator by operator, with 95 % intervals over pictures; a variant with the numbers of one before it is
+left out), NAME.png (signatures), NAME_gradients.png
 (example gradients; never the pictures), NAME_numbers.png and NAME.json.
 """
 
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +48,8 @@ Frame = Any  # pandas.DataFrame, whose stubs do not follow a selection
 Batches = list[tuple[Tensor, Tensor, list[str]]]
 VARIANTS = ("trained", "untrained", "avgpool", "avgpool-wide")
 DRAWN = 3  # variants in the figures of maps and signatures
+CONVOLUTIONS = ("strided convolution", "convolution", "patch embedding", "patch merging")
+REPLACED = "convolution, replaced"  # of a module that was a strided convolution, at its input
 DOWNSAMPLING = ("max pooling", "strided convolution", "average pooling", "patch embedding", "patch merging")
 WITHIN = 2.0  # cycles/image
 LEAST = 4  # pixels of a map's side: a global mean leaves one
@@ -173,11 +178,11 @@ def error(values: np.ndarray) -> float:
 def claims(table: Frame) -> Frame:
     """Returns, module by module, by how much the first variant has more than each other, on the same pictures."""
     reference, *others = table["variant"].unique()
-    rows = []
-    for other in others:
+    rows, left = [], same_numbers(table)
+    for other in [name for name in others if name not in left]:
         for place in ("after the pooling", "at the module's input"):
             ours, theirs = (pooled(table, name, place) for name in (reference, other))
-            for module in [module for module in ours.index if module in theirs.index]:
+            for module in ours.index.intersection(theirs.index, sort=False):
                 for measure, column in (("high share", "high shares"), ("checkerboard", "checkerboards")):
                     a, b = (np.array(frame.loc[module, column], float) for frame in (ours, theirs))
                     found = paired(a, b)
@@ -193,31 +198,77 @@ def claims(table: Frame) -> Frame:
     return pd.DataFrame(rows)
 
 
+def same_numbers(table: Frame) -> dict[str, str]:
+    """Returns variant -> the one before it that has the same numbers, as if it were that one."""
+    found: dict[str, str] = {}
+    parts = {str(name): rows for name, rows in table.groupby("variant", sort=False)}
+    for name, rows in parts.items():
+        for other in [other for other in parts if other not in found]:
+            if other == name:
+                break
+            if alike(rows, parts[other]):
+                found[name] = other
+    return found
+
+
+def alike(one: Frame, other: Frame) -> bool:
+    """Returns whether two variants have the same calls, and at them the same numbers of every picture."""
+    if one[["call", "point"]].to_numpy().tolist() != other[["call", "point"]].to_numpy().tolist():
+        return False
+    pairs = ([np.concatenate(list(frame[name])) for frame in (one, other)] for name in ("high shares", "checkerboards"))
+    return all(np.allclose(a, b, rtol=1e-4, atol=1e-7, equal_nan=True) for a, b in pairs)
+
+
+def convolving(table: Frame) -> set[str]:
+    """Returns the modules that sample down and hold a convolution in the first variant."""
+    rows = table[table["variant"] == table["variant"].iloc[0]]
+    shrinking = rows["module"].isin(rows["module"][rows["role"] == "downsampling"])
+    return set(rows["module"][shrinking & rows["type"].isin(CONVOLUTIONS)])
+
+
 def pooled(table: Frame, name: str, place: str) -> Frame:
-    """Returns a variant's rows by module: at the input of the operator that shrinks, or of the module that holds it."""
+    """Returns a variant's rows by module.
+
+    Args:
+        table: Of all variants.
+        name: The variant.
+        place: "after the pooling": at the pooling's own input, of poolings alone; "at the module's input"; or "both":
+            poolings at the one and convolutions at the other.
+    """
     rows = table[(table["variant"] == name) & (table["point"] == "input")]
-    shrinking = rows[rows["role"] == "downsampling"]
-    if place == "after the pooling":
-        return shrinking.set_index("module")
-    return rows[rows["entrance"] & rows["module"].isin(shrinking["module"])].set_index("module")
+    shrinking, convolution = rows["role"] == "downsampling", rows["module"].isin(convolving(table))
+    first = rows["entrance"] & rows["module"].isin(rows["module"][shrinking])
+    wanted = {
+        "after the pooling": shrinking & ~convolution,
+        "at the module's input": first,
+        "both": (shrinking & ~convolution) | (first & convolution),
+    }
+    return rows[wanted[place]].set_index("module")
+
+
+def compared(table: Frame) -> Frame:
+    """Returns the rows of all variants that are drawn side by side: see `pooled`, "both"."""
+    return pd.concat([pooled(table, name, "both").reset_index() for name in table["variant"].unique()])
 
 
 def facts(table: Frame, claimed: Frame) -> dict[str, Any]:
     """Returns what decides the claims."""
-    found: dict[str, Any] = {"first variant more than the others": verdicts(claimed)}
-    after = table[table["point"] == "input"]
+    found: dict[str, Any] = {"first variant more than the others": verdicts(claimed), "same as": same_numbers(table)}
+    sampling, rest = compared(table), table[table["point"] == "input"]
+    kinds = pooled(table, table["variant"].iloc[0], "both")["type"].to_dict()
+    rest = rest[~rest["module"].isin(sampling["module"])]
+    after: Frame = pd.concat([sampling.assign(type=sampling["module"].map(kinds).fillna(sampling["type"])), rest])
     rising = after.assign(rises=after["rise"] > SURE * after["rise se"], falls=after["rise"] < -SURE * after["rise se"])
     groups = rising[rising["rise"].notna()].groupby(["variant", "type"], sort=False)
-    found["signature rises towards Nyquist"] = {
+    found["signature rises towards Nyquist, by what stands there in the first variant"] = {
         f"{name}: {kind}": f"rises at {int(rows['rises'].sum())}, falls at {int(rows['falls'].sum())} of {len(rows)}, "
         f"mean rise {rows['rise'].mean():+.3f}"
         for (name, kind), rows in groups
     }
     for measure in ("checkerboard", "tip"):
-        shrinking = after[after["role"] == "downsampling"]
         found[f"{measure} after each operator"] = {
-            name: {row["call"]: f"{row[measure]:.2f} ± {row[measure + ' se']:.2f}" for _, row in rows.iterrows()}
-            for name, rows in shrinking.groupby("variant", sort=False)
+            name: {row["module"]: f"{row[measure]:.2f} ± {row[measure + ' se']:.2f}" for _, row in rows.iterrows()}
+            for name, rows in sampling.groupby("variant", sort=False)
         }
     return found
 
@@ -239,19 +290,31 @@ def verdicts(claimed: Frame) -> dict[str, str]:
 def draw(study: Study, audits: dict[str, gs.Audit], table: Frame) -> None:
     """Draws signatures, example gradients and the numbers."""
     drawn = dict(list(audits.items())[:DRAWN])
-    study.figure(gs.plots.signatures(drawn))
+    placed = {name: relabelled(audit, pooled(table, name, "both")) for name, audit in drawn.items()}
+    study.figure(gs.plots.signatures(placed, kinds=[*DOWNSAMPLING, REPLACED]))
     study.figure(stages_figure(drawn, table, study.args.name), "_gradients")
     study.figure(numbers_figure(table, study.args.name), "_numbers")
 
 
+def relabelled(audit: gs.Audit, places: Frame) -> gs.Audit:
+    """Returns the audit with the places that are compared as its only downsampling ones."""
+    types, calls = audit.table["type"].copy(), audit.table["call"]
+    types[types.isin(DOWNSAMPLING) & ~calls.isin(places["call"])] = "inside a module"
+    here = calls.isin(places["call"]) & ~types.isin(DOWNSAMPLING)
+    types[here] = REPLACED
+    return replace(audit, table=audit.table.assign(type=types))
+
+
 def stages_figure(audits: dict[str, gs.Audit], table: Frame, title: str) -> Figure:
     """Returns gradients with their spectra: a column for each size of map, prediction first, rows for each variant."""
-    reference = pooled(table, next(iter(audits)), "after the pooling")
+    reference = pooled(table, next(iter(audits)), "both")
     modules = reference.reset_index().drop_duplicates("height")["module"].tolist()[::-1]  # last as the gradient flows
     figure = Figure(figsize=(1.75 * (len(modules) + 1) + 0.6, 3.5 * len(audits) + 0.6), layout="constrained")
     axes = figure.subplots(2 * len(audits), len(modules) + 1, squeeze=False)
     for i, (name, audit) in enumerate(audits.items()):
-        calls = pooled(table, name, "after the pooling")["call"].to_dict()
+        kept = table[(table["variant"] == name) & (table["role"] == "downsampling") & (table["point"] == "input")]
+        calls = kept.set_index("module")["call"].to_dict()  # audits keep no other examples
+        inside = set(kept["module"][~kept["call"].isin(pooled(table, name, "both")["call"])])
         for j, module in enumerate([*modules, "input"]):
             found = audit.examples.get((calls.get(module, module), "input"))
             axes[0, j].set_title("network input, whole" if module == "input" else module, fontsize=8)
@@ -259,6 +322,8 @@ def stages_figure(audits: dict[str, gs.Audit], table: Frame, title: str) -> Figu
                 axis.set(xticks=[], yticks=[])
             if found is not None:
                 show(axes[2 * i, j], axes[2 * i + 1, j], found, whole=module == "input")
+                if module in inside:
+                    axes[2 * i, j].set_xlabel(axes[2 * i, j].get_xlabel() + ",\nbefore the convolution", fontsize=7)
         axes[2 * i, 0].set_ylabel(f"{name}\ngradient", fontsize=9)
         axes[2 * i + 1, 0].set_ylabel("log spectrum,\nDC in the centre", fontsize=8)
     count = len(next(iter(audits.values())).pictures)
@@ -289,7 +354,7 @@ def detail(picture: np.ndarray) -> np.ndarray:
 
 def numbers_figure(table: Frame, title: str) -> Figure:
     """Returns the numbers after each downsampling operator, from the prediction to the input."""
-    rows = table[(table["role"] == "downsampling") & (table["point"] == "input")]
+    rows = compared(table)
     modules = list(dict.fromkeys(rows["module"]))[::-1]
     panels = {
         "high_share": "share of power above half Nyquist\n(white noise: 0.80)",
@@ -311,7 +376,7 @@ def numbers_figure(table: Frame, title: str) -> Figure:
         axis.set_title(words, fontsize=9)
         if measure == "checkerboard":
             axis.set_yscale("log")
-    axes[0].set_xlabel("downsampling operator, prediction → input", fontsize=8)
+    axes[0].set_xlabel("downsampling operator, prediction → input\n(convolutions: at the module's input)", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LOOKS), frameon=False)
     figure.suptitle(f"{title}: gradient after each operator, {rows['n'].max()} pictures, mean and 95 % interval")
     return figure

@@ -11,9 +11,10 @@ PNG and as JPEG, all relative to white noise of the same size (0: a constant map
 It writes NAME.csv (the profiles), NAME_operators.csv and NAME_types.csv (what each operator, and each kind, changes and
 adds), NAME_stages.csv, NAME_complexity.csv, NAME_claims.csv (what the paper says, decided: `layer_slopes_claims.py`),
 NAME.png (slopes), NAME_complexity.png and NAME.json. Claims: (a) downsampling operators jump, (b) blocks are stable
-inside, (c) it accumulates towards the input, (d) convolutions smooth, (e) training does not remove it, (f) what
-attention and activations do, (g) average pooling lowers it, (h) the complexities say the same. Standard errors and
-intervals are over pictures (Student's t).
+inside, (c) it accumulates towards the input, (d) convolutions smooth, (e) it is there after training (beside that: its
+share of what it was before, and the plain differences, of which nothing is expected), (f) what attention and
+activations do, (g) average pooling lowers it, (h) the complexities say the same. Standard errors and intervals are over
+pictures (Student's t); under five pictures there is no verdict ("few").
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from layer_slopes_claims import (
     operators,
     stage_claims,
     stages,
+    training_claims,
     variant_claims,
 )
 from matplotlib.figure import Figure
@@ -213,12 +215,14 @@ def claims(frame: Frame, changes: Frame, names: list[str]) -> Iterator[Claim]:
         part, mine = (table[table["variant"] == name] for table in (frame, changes))
         for one in (*downsampling_claims(name, mine), *stage_claims(name, part, mine)):
             yield one if name in names[:2] else one._replace(expected="")  # the paper expects them of max-pooling
-    yield from variant_claims("e", frame, names[0], names[1], "=0")
+    if names[0] == "trained":  # not of a network that is drawn twice
+        yield from training_claims(changes, names[0], names[1])
+    yield from variant_claims("e", frame, names[0], names[1], "")
     for name in names[2:]:
         yield from variant_claims("g", frame, names[0], name, "<0")
         yield from jump_claims(changes, names[0], name)
     looked = frame[frame["laplacian"].notna()]
-    yield from complexity_claims(looked, names[0], {names[1]: "=0"} | dict.fromkeys(names[2:], "<0"))
+    yield from complexity_claims(looked, names[0], {names[1]: ""} | dict.fromkeys(names[2:], "<0"))
 
 
 def jumps(by_operator: Frame) -> dict[str, str]:

@@ -21,6 +21,7 @@ COMPLEXITIES = ("laplacian", "png", "jpeg")
 FILLED = "filled"  # share of pixels that are not exactly zero: what a lossless coder sees first
 SHRINKS = 1.5  # an operator whose input has so many times its output's height samples down
 FEWEST = 5  # points of a stage that a spread or a rank correlation is taken of
+PICTURES = 5  # that a verdict takes
 
 
 class Interval(NamedTuple):
@@ -34,7 +35,7 @@ class Interval(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A quantity of every picture, and the sign that the paper expects of it: ">0", "<0", "=0", or "" for none."""
+    """A quantity of every picture, and the sign that the paper expects of it: ">0", "<0", or "" for none."""
 
     claim: str
     variant: str
@@ -61,14 +62,16 @@ def interval(values: Any) -> Interval:
 def verdict(expected: str, found: Interval) -> str:
     """Returns "yes" or "no" where the interval decides on the expected sign, else "undecided"; "" if none is expected.
 
+    Of fewer than five pictures it returns "few", whatever the interval.
+
     Example:
-        >>> verdict(">0", Interval(1.0, 0.1, 0.8, 1.2, 8)), verdict("=0", Interval(1.0, 0.1, 0.8, 1.2, 8))
-        ('yes', 'no')
+        >>> [verdict(">0", Interval(1.0, 0.1, 0.8, 1.2, n)) for n in (8, 3)]
+        ['yes', 'few']
     """
-    if not expected or math.isnan(found.low):
-        return "undecided" if expected else ""
+    if not expected or found.n < PICTURES:
+        return "few" if expected else ""
     sign = (found.low > 0) - (found.high < 0)
-    return "undecided" if sign == 0 else "yes" if {">0": 1, "<0": -1}.get(expected) == sign else "no"
+    return "undecided" if sign == 0 else "yes" if {">0": 1, "<0": -1}[expected] == sign else "no"
 
 
 def claims_table(claims: Iterator[Claim]) -> pd.DataFrame:
@@ -226,6 +229,41 @@ def variant_claims(claim: str, frame: Frame, first: str, other: str, expected: s
         yield Claim(claim, other, f"{measure}: {other} less {first}, mean of all points", expected, gap)
         at_input = known[known["call"] == "input"].groupby("picture")["gap"].mean()
         yield Claim(claim, other, f"{measure}: {other} less {first}, at the network's input", expected, at_input)
+
+
+def training_claims(changes: Frame, trained: str, untrained: str) -> Iterator[Claim]:
+    """(e): what downsampling operators add after training, also as a share of what they add before it.
+
+    The share is a ratio of means over pictures, its interval that of the linearised ratio (delta method); it is left
+    out where the interval of the untrained network's own mean is not above 0.
+    """
+    shrink = changes[changes["downsampling"]].groupby(["variant", "picture"])
+    for column in ("new_power", "slope_change"):
+        means = shrink[column].mean().unstack("variant")
+        if trained not in means:
+            continue
+        yield Claim("e", trained, f"{column} of downsampling operators, after training", ">0", means[trained])
+        if untrained in means and interval(means[untrained].dropna()).low > 0:
+            yield Claim(
+                "e", trained, f"{column} of downsampling operators, as a share of {untrained}'s", "",
+                ratio(means[trained], means[untrained]),
+            )  # fmt: skip
+
+
+def ratio(above: Any, below: Any) -> np.ndarray:
+    """Returns values of each pair whose mean is the ratio of the means, and whose standard error is that ratio's.
+
+    Example:
+        >>> ratio([1, 2, 3], [2, 4, 6]), float(ratio([1, 3], [1, 1]).mean())
+        (array([0.5, 0.5, 0.5]), 2.0)
+    """
+    a, b = np.asarray(above, float), np.asarray(below, float)
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[known], b[known]
+    if not len(a):
+        return a
+    whole = a.mean() / b.mean()
+    return whole + (a - whole * b) / b.mean()
 
 
 def jump_claims(changes: Frame, first: str, other: str) -> Iterator[Claim]:

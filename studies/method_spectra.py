@@ -14,7 +14,8 @@ that method, and out of a difference with it; a method that leaves out more than
 
 A black-box method's map is drawn on a grid of cells; a grid of g cells a side holds frequencies up to g/2 cycles/image,
 so a steep slope is design. `beyond grid` is the share of the power above that. To show what the grid does, Occlusion
-and RISE are repeated with finer and coarser grids on the first pictures (NAME_grid.csv).
+and RISE are repeated with finer and coarser grids on --grid-pictures pictures, spread over the folder on their own
+(NAME_grid.csv).
 
 Without --full the black-box methods have some hundred passes for each picture (studies/study.py), IntegratedGradients
 and the three noisy methods 16 gradients. Writes NAME.csv, NAME_families.csv, NAME_pairs.csv, NAME_grid.csv, NAME.png

@@ -224,10 +224,9 @@ def premise_rows(table: pd.DataFrame, lost: pd.DataFrame, fitted: list[float], n
         limits = table[f"limit {tolerance:g}"]
         full = limits >= nyquist
         rows.append(row("A.2", f"premise: σ* below Nyquist, amplitudes under {tolerance:g} of the largest for 0",
-                        "σ* of real gradients over Nyquist, mean", 1, limits.mean() / nyquist,
+                        "σ* of real gradients over Nyquist, mean", math.nan, limits.mean() / nyquist,
                         "fails" if full.all() else f"fails for {int(full.sum())} of {len(full)}",
                         se=limits.sem() / nyquist, n=len(limits)))  # fmt: skip
-        rows[-1]["printed"] = math.nan
     for cutoff in fitted:
         one: Any = lost.set_index("cutoff").loc[cutoff]
         rows.append(row("A.2", f"premise: nothing is lost, at σ = {cutoff:g}", "share of real gradients' power lost", 0,

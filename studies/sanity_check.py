@@ -14,7 +14,8 @@ interval of the paired excess lies above 0), and passes where it is not; "alike"
 
 Writes NAME.csv (verdicts), NAME_changes.csv (of each arm against the method as it is), NAME_stages.csv, NAME.png (what
 is left over chance), NAME_stages.png and NAME_stages_forgrad.png (all stages), NAME_maps.png (fig. A.12: one picture's
-maps) and NAME.json.
+maps; of a photograph without those of GradientInput and IntegratedGradients with the filter in the gradient, which
+would be the photograph) and NAME.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filtered_maps import TIMES_INPUT
 from matplotlib.figure import Figure
 from study import Study, parsed, parser
 from torch import Tensor
@@ -100,11 +102,16 @@ def measured(study: Study, engine: gs.Engine) -> Sanity:
     return Sanity(pd.concat(parts, ignore_index=True), spec)
 
 
+def shown(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arms of the sheet: none that would be a photograph, as a smooth gradient times the picture is."""
+    found = {name: arm for methods in chosen(args).values() for name, arm in arms(methods, args.cutoffs[:1]).items()}
+    hidden = tuple(f"{method}: gradient" for method in TIMES_INPUT) if args.images is not None else ()
+    return {name: arm for name, arm in found.items() if not name.endswith(": abs") and not name.startswith(hidden)}
+
+
 def sheet(study: Study, engine: gs.Engine) -> pd.DataFrame:
     """Returns the maps of one picture at all stages, a row for each arm and stage: `map` in rows of `width`."""
-    args = study.args
-    wanted = [arm for m in chosen(args).values() for arm in arms(m, args.cutoffs[:1]) if not arm.endswith(": abs")]
-    made = {name: arm for m in chosen(args).values() for name, arm in arms(m, args.cutoffs).items() if name in wanted}
+    args, made = study.args, shown(study.args)
 
     def work() -> pd.DataFrame:
         seen: list[dict[str, Tensor]] = []
@@ -125,7 +132,8 @@ def sheet(study: Study, engine: gs.Engine) -> pd.DataFrame:
                 rows[-1]["map"] = small.flatten().tolist()
         return pd.DataFrame(rows)
 
-    return study.unit("sheet", work, engine)
+    table: Any = study.unit("sheet", work, engine)
+    return table[table["arm"].isin(made)]
 
 
 def _small(values: Tensor) -> Tensor:

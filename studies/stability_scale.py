@@ -8,7 +8,8 @@ The thirteen methods, each as it is ("none"), as its magnitude alone ("abs"), wi
 and, white-box ones, in the gradient ("gradient σ"): stability as it is defined, in units of the map ("raw"); over the
 length of the picture's map ("scale-free"); and the same of the maps less their mean ("centred"), since a constant,
 which a low-pass of a magnitude keeps, is perfectly stable and shows nothing. Beside them the maps' mean length. The
-black-box methods have fewer passes (`study.REDUCED`) and are measured on --black pictures.
+black-box methods have fewer passes (`study.REDUCED`) and are measured on --black pictures, of a folder spread on their
+own, so not all among those of the others.
 
 The noisy copies of a picture are explained once for all arms. Multiplying the maps by ten multiplies raw stability by
 ten and leaves the scale-free as it is, which is measured too. A low-pass takes length away, so that raw stability
@@ -235,7 +236,7 @@ def _short(value: float) -> float:
 
 
 def of_units(table: pd.DataFrame, means: pd.DataFrame) -> dict[str, Any]:
-    """Returns what multiplying by 8 does, and VarGrad beside SmoothGrad in all three ways and as printed."""
+    """Returns what multiplying by ten does, and VarGrad beside SmoothGrad in all three ways and as printed."""
     bare: Any = means[means["arm"] == "none"].set_index("method")
     ratio = {name: bare.loc["VarGrad", name] / bare.loc["SmoothGrad", name] for name in (*MEASURES, "length")}
     found: Any = table.dropna(subset=["raw times 10"])

@@ -36,6 +36,9 @@ def test_decision_frequencies_adds_up_and_goes_on(tmp_path, monkeypatch):
     about = json.loads((tmp_path / "df.json").read_text())
     assert about["decided"]["above σ = 8"]["share of the gradient's power"][0] == pytest.approx(share, abs=1e-3)
 
+    flipped = table[(table["measure"] == "flip power") & (table["band"] == "high")]["n"].sum()
+    assert about["decided"]["above σ = 8"]["flip power: pictures"] == flipped
+
     def never(*_):
         raise AssertionError("a unit was computed again")
 
@@ -44,6 +47,16 @@ def test_decision_frequencies_adds_up_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(decision_frequencies.Study, "figure", lambda *_: None)
     decision_frequencies.main(options)
     assert {ending: (tmp_path / f"df{ending}").read_bytes() for ending in before} == before
+
+
+def test_a_picture_that_no_part_flips_is_not_counted_in_flip_power():
+    values = {"low": (0.25, np.nan), "high": (0.75, np.nan)}
+    key = "line", "gradient"
+    rows = [(*key, band, 8.0, -1.0, "flip power", f"p{k}", 1.0, values[band][k]) for band in values for k in (0, 1)]
+    table = pd.DataFrame(rows, columns=[*decision_frequencies.KEYS, "picture", "margin", "value"])
+    means = decision_frequencies.summary(table)
+    assert decision_frequencies.counted(means, 8.0) == 1
+    assert means.set_index("band")["mean"].to_dict() == {"low": 0.25, "high": 0.75}
 
 
 def test_what_no_step_flips_counts_as_twice_the_lines_end():

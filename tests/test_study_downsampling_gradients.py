@@ -26,7 +26,10 @@ def test_it_tells_max_from_average_pooling_and_goes_on(tmp_path, monkeypatch):
     more = claimed[(claimed["other"] == "avgpool") & (claimed["measure"] == "high share")]
     assert len(more) == 8 and (more["low"] > 0).all() and (more["difference"].between(more["low"], more["high"])).all()
     about = json.loads((tmp_path / "x.json").read_text())
-    assert about["pictures"] == 4 and "rises at 4" in about["signature rises towards Nyquist"]["trained: max pooling"]
+    rises = about["signature rises towards Nyquist, by what stands there in the first variant"]
+    assert about["pictures"] == 4 and "rises at 4" in rises["trained: max pooling"]
+    assert "falls at 4 of 4" in rises["avgpool: max pooling"]
+    assert about["same as"] == {"avgpool-wide": "avgpool"} and set(claimed["other"]) == {"avgpool"}
     for ending in ("", "_gradients", "_numbers"):
         with Image.open(tmp_path / f"x{ending}.png") as picture:
             low, high = picture.convert("L").getextrema()
@@ -41,6 +44,19 @@ def test_it_tells_max_from_average_pooling_and_goes_on(tmp_path, monkeypatch):
     before = (tmp_path / "x.csv").read_bytes()
     study.main(options)
     assert (tmp_path / "x.csv").read_bytes() == before
+
+
+def test_a_strided_convolution_is_compared_at_its_modules_input_alone(tmp_path):
+    options = ["--smoke", "--model", "demo:resnet_stride", "--variants", "trained", "avgpool", "--limit", "2"]
+    study.main([*options, "--out", str(tmp_path), "--name", "x"])
+    table, claimed = pd.read_csv(tmp_path / "x.csv"), pd.read_csv(tmp_path / "x_claims.csv")
+    strided = claimed[claimed["type"] == "strided convolution"]
+    assert len(strided) and set(strided["place"]) == {"at the module's input"}
+    rows = study.compared(table).set_index(["variant", "module"])
+    here = strided.drop_duplicates("module")["module"]
+    assert (rows.loc["avgpool"].loc[here, "type"] == "convolution").all() and rows["entrance"].all()
+    means = strided[strided["measure"] == "high share"].set_index("module")["other mean"]
+    assert means.to_numpy() == pytest.approx(rows.loc["avgpool"].loc[means.index, "high_share"].to_numpy(), abs=1e-4)
 
 
 def test_detail_holds_the_largest_magnitude():

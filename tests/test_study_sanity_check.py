@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pandas as pd
+from torchvision.transforms.functional import to_pil_image
 
+from gradspec import demo
 from studies import sanity_check
 
 
@@ -34,3 +36,27 @@ def test_it_writes_verdicts_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(sanity_check.Study, "figure", lambda *_: None)
     sanity_check.main(options)
     assert all((tmp_path / name).read_bytes() == content for name, content in written.items())
+
+
+def test_no_smooth_gradient_times_a_photograph_is_drawn(tmp_path, monkeypatch):
+    pictures, folder, drawn = demo.pictures(5, seed=5), tmp_path / "photographs", []
+    folder.mkdir()
+    for i, image in enumerate(pictures.images):
+        to_pil_image(image).save(folder / f"{i}.png")
+    rows = [f"{i}.png,{label}" for i, label in enumerate(pictures.labels.tolist())]
+    (folder / "labels.csv").write_text("\n".join(["file,index", *rows]) + "\n")
+    draw = sanity_check.draw_sheet
+
+    def watched(table, title):
+        figure = draw(table, title)
+        drawn.append([axis.get_ylabel().replace("\n", ": ") for axis in figure.axes if axis.get_ylabel()])
+        return figure
+
+    monkeypatch.setattr(sanity_check, "draw_sheet", watched)
+    options = ["--smoke", "--out", str(tmp_path), "--only", "Saliency", "GradientInput", "IntegratedGradients"]
+    sanity_check.main([*options, "--images", str(folder), "--name", "photographs"])
+    sanity_check.main([*options, "--name", "generated"])
+    kept = ["Saliency", "Saliency: map 2", "Saliency: gradient 2", "GradientInput", "GradientInput: map 2"]
+    kept += ["IntegratedGradients", "IntegratedGradients: map 2", "centre prior"]
+    both = [*kept[:5], "GradientInput: gradient 2", *kept[5:7], "IntegratedGradients: gradient 2", kept[7]]
+    assert drawn == [kept, both]
