@@ -35,9 +35,10 @@ PAPER = {
     "vit": "vit_base_patch16_224", "vgg16": "torchvision:vgg16",
 }  # fmt: skip
 PAPERS_STUDIES = (
-    "layer_slopes", "downsampling_gradients", "first_order", "method_spectra", "judge_methods", "stability_scale",
-    "metric_bias", "sanity_check", "filtered_maps",
+    "layer_slopes", "downsampling_gradients", "anti_aliasing", "first_order", "decision_frequencies", "propositions",
+    "method_spectra", "judge_methods", "stability_scale", "metric_bias", "sanity_check", "filtered_maps",
 )  # fmt: skip
+ONE_PLACE = "--precision bf16 --places attribution"
 # study, network ("vgg_max", "vit", ... are embedded), options; networks that need a folder are left out without it
 PLAN = (
     ("layer_slopes", "vgg_max", ""),
@@ -53,6 +54,7 @@ PLAN = (
     ("anti_aliasing", "tiny_darknet", "--limit 24 --twins"),
     ("first_order", "vgg_max", "--limit 64"),
     ("first_order", "tiny_darknet", "--limit 16"),
+    ("first_order", "vit", "--limit 24"),
     ("first_order", "resnet50_ktb", "--limit 4 --draws 4 --radii 0.001 0.1 1 10"),
     ("propositions", "vgg_max", "--limit 64"),
     ("propositions", "tiny_darknet", ""),
@@ -66,15 +68,15 @@ PLAN = (
     ("stability_scale", "tiny_darknet", "--limit 8"),
     ("method_spectra", "vgg_max", ""),
     ("method_spectra", "tiny_darknet", "--limit 16 --grid-pictures 2"),
+    ("method_spectra", "vit", "--limit 32"),
+    ("method_spectra", "resnet50_ktb", "--limit 4 --grid-pictures 0"),
     ("filtered_maps", "vgg_max", ""),
     ("filtered_maps", "tiny_darknet", "--limit 12 --selection 20"),
-    *(
-        ("judge_methods", f"{name}", "--limit 192 --shard 16")
-        for name in ("vgg_max", "vgg_avg", "resnet_stride", "vit")
-    ),
-    ("judge_methods", "tiny_darknet", "--limit 128 --search race --precision bf16"),
-    ("judge_methods", "resnet50_ktb", "--limit 72 --cutoffs 10 --shard 4 --search race --precision bf16"),
-    ("judge_methods", "mobilenet_v2", "--limit 96 --search race --precision bf16"),
+    ("judge_methods", "vgg_max", "--limit 128 --shard 16"),
+    *(("judge_methods", name, "--limit 64 --cutoffs 9 --shard 16") for name in ("vgg_avg", "resnet_stride", "vit")),
+    ("judge_methods", "tiny_darknet", "--limit 96 --cutoffs 9 --precision bf16"),
+    ("judge_methods", "resnet50_ktb", f"--limit 72 --cutoffs 10 --shard 4 --search race {ONE_PLACE}"),
+    ("judge_methods", "mobilenet_v2", f"--limit 48 --cutoffs 8 {ONE_PLACE}"),
 )
 
 
@@ -115,6 +117,9 @@ def commands(args: argparse.Namespace) -> Iterator[list[str]]:
                 yield [study, "--model", model, *photographs, "--paper", "--name", f"{_stem(study)}_{name}_paper"]
         runs = [f"judge_{name}_paper" for name in PAPER]
         yield ["compare_networks", "--paper", "--name", "compare_networks_paper", "--runs", *runs]
+        first, *others = PAPER.values()
+        sources = ["--model", first, "--others", *others, *photographs]
+        yield ["cutoff_sources", *sources, "--paper", "--name", "cutoff_sources_paper"]
         return
     judged = []
     for study, name, options in PLAN:
@@ -127,10 +132,10 @@ def commands(args: argparse.Namespace) -> Iterator[list[str]]:
         yield [study, *chosen, *size, "--name", whole]
     smoke = ["--smoke"] * args.smoke
     yield ["compare_networks", *smoke, "--runs", *judged]
-    yield ["cutoff_sources", *smoke, *sources(args)]
+    yield ["cutoff_sources", *(smoke or networks(args))]
 
 
-def sources(args: argparse.Namespace) -> list[str]:
+def networks(args: argparse.Namespace) -> list[str]:
     """Returns the networks whose cutoffs are compared over kinds of pictures."""
     others = ["demo:vgg_avg", "demo:resnet_stride", "demo:vit"]
     if args.nets and args.images:
