@@ -25,6 +25,7 @@ from gradspec.commands.explaining import ExplainCommand
 from gradspec.commands.fitting import FitCommand
 from gradspec.commands.listing import ModelsCommand, ReportCommand
 from gradspec.commands.options import note
+from gradspec.commands.surveying import AtlasCommand
 
 DESCRIPTION = (
     "How much high frequency a network's gradient carries, operator by operator, and what a low-pass filter makes of "
@@ -32,7 +33,8 @@ DESCRIPTION = (
 )
 
 Command = (
-    Annotated[AuditCommand, tyro.conf.subcommand("audit")]
+    Annotated[AtlasCommand, tyro.conf.subcommand("atlas")]
+    | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[ExplainCommand, tyro.conf.subcommand("explain")]

@@ -40,6 +40,7 @@ ORDER = [
     "results",
     "runs",
     "auditing",
+    "atlas",
     "causality",
     "folders",
     "comparison",

@@ -8,6 +8,7 @@ and files, so no text is ever parsed as mathematics.
 """
 
 from gradspec.plots._style import save
+from gradspec.plots.atlas import atlas
 from gradspec.plots.causes import causal
 from gradspec.plots.controls import metric_bias, sanity, taylor, theory
 from gradspec.plots.curves import signatures
@@ -21,6 +22,7 @@ from gradspec.plots.tradeoff import drift
 
 __all__ = [
     "Shown",
+    "atlas",
     "causal",
     "contact_sheet",
     "culprits",
