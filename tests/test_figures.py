@@ -29,7 +29,7 @@ def planned():
 @pytest.mark.parametrize(("study", "name"), planned())
 def test_every_study_of_the_plan_has_its_results(study, name):
     about = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
-    assert about["study"] == study and about["commit"] and about["seconds"] > 0 and about["versions"]["torch"]
+    assert about["study"] == study and about["commit"] and about["seconds"] >= 0 and about["versions"]["torch"]
     table = pd.read_csv(FIGURES / f"{name}.csv")
     assert len(table) and (FIGURES / f"{name}.png").exists() | bool(list(FIGURES.glob(f"{name}_*.png")))
 
