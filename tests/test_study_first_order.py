@@ -11,14 +11,14 @@ from studies import first_order
 
 
 def test_first_order_predicts_what_it_measures_and_goes_on(tmp_path, monkeypatch):
-    options = ["--smoke", "--name", "fo", "--out", str(tmp_path), "--radii", "1e-4", "1", "--draws", "12"]
+    options = ["--smoke", "--name", "frame", "--out", str(tmp_path), "--radii", "1e-4", "1", "--draws", "12"]
     first_order.main([*options, "--noises", "3"])
     endings = ".csv", "_claims.csv", "_power.csv", ".png", "_probability.png", "_prediction.png", ".json"
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {f"fo{ending}" for ending in endings}
-    means = pd.read_csv(tmp_path / "fo.csv").set_index(["target", "form", "gradient", "radius"])["mean"].sort_index()
-    about = json.loads((tmp_path / "fo.json").read_text())
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {f"frame{ending}" for ending in endings}
+    means = pd.read_csv(tmp_path / "frame.csv").set_index(["target", "form", "gradient", "radius"])["mean"].sort_index()
+    about = json.loads((tmp_path / "frame.json").read_text())
     assert about["pictures"] == 3 and about["forwards"] == 2 * 3 * (2 + 2 * 12) + 3 * (2 + 64)
-    shares = pd.read_csv(tmp_path / "fo_power.csv").set_index(["target", "cutoff"])["share of power removed"]
+    shares = pd.read_csv(tmp_path / "frame_power.csv").set_index(["target", "cutoff"])["share of power removed"]
     for target in ("logit", "probability"):
         assert (means[target, "ratio to opposite", "zero"] == 1).all() and shares[target].is_monotonic_increasing
         small = means[target, "measured over predicted"].xs(1e-4, level="radius")
@@ -29,7 +29,7 @@ def test_first_order_predicts_what_it_measures_and_goes_on(tmp_path, monkeypatch
     assert noise.to_numpy() == pytest.approx(wanted, abs=0.01)  # of bins but DC
     ratios = [means["white noise", "ratio to zero", f"σ = {cutoff:g}", 1e-4] for cutoff in noise.index]
     assert ratios == pytest.approx(np.sqrt(noise.to_numpy()), rel=0.1) and max(ratios) < 1.01
-    claims = pd.read_csv(tmp_path / "fo_claims.csv")
+    claims = pd.read_csv(tmp_path / "frame_claims.csv")
     white = claims[
         (claims["target"] == "white noise") & (claims["form"] == "residual") & (claims["control"] == "Gaussian")
     ]
@@ -39,11 +39,11 @@ def test_first_order_predicts_what_it_measures_and_goes_on(tmp_path, monkeypatch
     def never(*_, **__):
         raise AssertionError("a unit was computed again")
 
-    before = (tmp_path / "fo.csv").read_bytes()
+    before = (tmp_path / "frame.csv").read_bytes()
     monkeypatch.setattr(first_order, "taylor", never)
     monkeypatch.setattr(first_order.Study, "figure", lambda *_: None)
     first_order.main([*options, "--noises", "3"])
-    assert (tmp_path / "fo.csv").read_bytes() == before
+    assert (tmp_path / "frame.csv").read_bytes() == before
 
 
 def test_ratios_and_claims_by_hand():
