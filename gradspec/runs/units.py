@@ -174,7 +174,8 @@ def _cluster(scheduler: str, threads: int | None) -> Iterator[Any]:
                 yield client
             return
         workers = _workers(count, scheduler, threads)
-        options: Any = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+        # a free port for the scheduler's pages, here alone: the usual one may be another cluster's, which is warned of
+        options: Any = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
         with LocalCluster(workers, processes=True, **options) as cluster, Client(cluster) as client:
             yield client
 
