@@ -69,7 +69,7 @@ def as_text(table: Any) -> pd.DataFrame:
     """Returns the table with its lists in words, as a CSV or a terminal shows them.
 
     Args:
-        table: Of `ranked`.
+        table: Of `ranked`, a row at least.
     """
 
     def said(row: Any) -> str:
@@ -80,5 +80,5 @@ def as_text(table: Any) -> pd.DataFrame:
         return "; ".join(f"{size}: {share:.2f}" for size, share in zip(row["stages"], row["stage_shares"], strict=True))
 
     lists = ["culprits", "culprit_types", "culprit_power", "stages", "stage_shares"]
-    told = {"culprits": table.apply(said, axis=1), "stages": table.apply(shared, axis=1)} if len(table) else {}
+    told = {"culprits": table.apply(said, axis=1), "stages": table.apply(shared, axis=1)}
     return table.drop(columns=lists).assign(**told).replace({np.nan: None})

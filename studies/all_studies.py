@@ -22,9 +22,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TRAINED = {  # in a folder of networks: factory and weights
-    "resnet50_ktb": ("resnet_pq.py:load", "resnet50_ktb.safetensors"),
     "tiny_darknet": ("tiny_darknet.py:load", "tiny_darknet.safetensors"),
     "mobilenet_v2": ("mobilenet_v2.py:load", "mobilenet_v2.safetensors"),
+    "resnet50_ktb": ("resnet_pq.py:load", "resnet50_ktb.safetensors"),
 }
 UNTRAINED = {
     "vgg16": "torchvision:vgg16", "resnetv2_50": "resnetv2_50", "convnext_tiny": "convnext_tiny",

@@ -69,6 +69,12 @@ def test_the_command_goes_on_where_it_stopped_and_names_what_failed(tmp_path, ca
     assert "other settings (weights: " in capsys.readouterr().err
 
 
+def test_where_no_network_is_done_that_is_said(tmp_path, capsys):
+    assert atlas("demo:no_such_net", "--out", str(tmp_path / "run"), "--json") == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out) == [] and "1 of 1 networks failed (demo:no_such_net: " in said.err
+
+
 def test_shards_merged_by_copying_are_the_whole(tmp_path, capsys):
     names = ["demo:vgg_max", "demo:vgg_avg", "demo:resnet_stride"]
     whole, halves = tmp_path / "whole", [tmp_path / "0", tmp_path / "1"]
@@ -94,7 +100,7 @@ def test_shards_merged_by_copying_are_the_whole(tmp_path, capsys):
 )
 def test_wrong_arguments_are_told_before_any_work(arguments, said, tmp_path, capsys):
     assert atlas(*arguments, "--out", str(tmp_path / "run")) == 2
-    assert said in capsys.readouterr().err
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -58,13 +58,12 @@ class AtlasCommand:
         from gradspec.runs import Store, Unit, run
 
         check_numbers(self, limit=1, seed=0, size=1, batch_size=1, threads=1)
-        names = _names(self.models)
+        names, shard = _names(self.models), _shard(self.shard)
         settings = {name: value for name, value in as_json(self).items() if name not in (*_FREE, "models")}
         store = Store.open(self.out, {"kind": "atlas", **settings, "gradspec": gs.__version__})
         units = [Unit(name, partial(audited, name, self)) for name in names]
-        failed = run(units, store, scheduler=self.scheduler, shard=_shard(self.shard), threads=self.threads)
-        table = _collected(names, store)
-        self._write(table)
+        failed = run(units, store, scheduler=self.scheduler, shard=shard, threads=self.threads)
+        self._write(_collected(names, store))
         if failed:
             told = "; ".join(f"{name}: {reason}" for name, reason in failed[:5])
             raise RuntimeError(f"{len(failed)} of {len(names)} networks failed ({told}): see {self.out / 'errors'}.")
@@ -73,14 +72,16 @@ class AtlasCommand:
         from gradspec import plots
         from gradspec.atlas import as_text
 
-        told = as_text(table)
-        told.to_csv(self.out / "atlas.csv", index=False, float_format="%.5g")
-        figures = plots.save(plots.atlas(table), self.out / "atlas") if len(table) else ()
         if self.json:
             print(json.dumps(json.loads(table.to_json(orient="records") or "[]"), indent=1))
-        else:
+        if table.empty:
+            return  # nothing is done yet, which was noted
+        told = as_text(table)
+        told.to_csv(self.out / "atlas.csv", index=False, float_format="%.5g")
+        figures = plots.save(plots.atlas(table), self.out / "atlas")
+        if not self.json:
             shown = ["network", "slope_nyquist", "se_nyquist", "high_share", "culprits"]
-            print(told[shown].to_string(index=False, float_format="%.3f") if len(told) else "no network is done yet")
+            print(told[shown].to_string(index=False, float_format="%.3f"))
             print("", *figures, self.out / "atlas.csv", sep="\n")
 
 
