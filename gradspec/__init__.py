@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gradspec.models import load_model
     from gradspec.reporting import report
     from gradspec.results import Audit, Example
+    from gradspec.saved import load
     from gradspec.spectra import (
         Signature,
         high_share,
@@ -67,6 +68,7 @@ _HOME = {
     "label_logit": "targets",
     "label_probability": "targets",
     "laplacian_complexity": "spectra",
+    "load": "saved",
     "load_images": "images",
     "load_model": "models",
     "log_spectrum": "spectra",
@@ -108,6 +110,7 @@ __all__ = [
     "label_logit",
     "label_probability",
     "laplacian_complexity",
+    "load",
     "load_images",
     "load_model",
     "log_spectrum",

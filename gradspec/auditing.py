@@ -24,7 +24,7 @@ from gradspec.data import Batch, Data, in_batches, number_of_pictures
 from gradspec.graph import Call, Tap
 from gradspec.passes import device_of, eval_mode, output_of, to_weights, unwrapped
 from gradspec.reduction import Reduced, Sums, joined, reduce_sums, sum_spectra
-from gradspec.results import Audit, Example, Key
+from gradspec.results import EXAMPLE_PICTURES, Audit, Example, Key, table_of, zeros
 from gradspec.spectra import Signature, power_share, rounding_floor
 from gradspec.surgery import records
 from gradspec.taps import Layers, ModeError, SelectionError, Taps, logits_of, tapped
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Audit", "Example", "audit"]
 
-EXAMPLE_PICTURES = 2
 MOST_EXAMPLES = 8
 
 
@@ -322,9 +321,9 @@ class _Recorder:
     def result(self, unseen: dict[str, str], spec: dict[str, Any]) -> Audit:
         order = sorted(self.rows, key=lambda key: (self.rows[key].call.index, key[0], key[1] == "output"))
         signatures = {key: self._signature(self.rows[key]) for key in order}
-        unseen = unseen | _zeros(signatures)
+        unseen = unseen | zeros(signatures)
         examples = {key: self._example(self.rows[key]) for key in order if self.rows[key].logs}
-        table = self._table(signatures)
+        table = table_of(self._calls(order), signatures)
         return Audit(table, signatures, self._new_power(order), unseen, examples, tuple(self.pictures), spec)
 
     @staticmethod
@@ -336,31 +335,27 @@ class _Recorder:
         logs = np.concatenate(row.logs)
         logs = logs[np.isfinite(logs).all((1, 2))]
         half = logs.mean(0) if len(logs) else np.full((row.height, row.width // 2 + 1), math.nan)
-        return Example(np.concatenate(row.maps), _centred(half, row.width).astype(np.float32))
+        return Example(np.concatenate(row.maps), _centred(half, row.width).astype(np.float32), len(logs))
 
     def _stage(self, row: _Row) -> int:
         assert self.input_shape is not None
         area = self.input_shape[1] * self.input_shape[2] / (row.height * row.width)
         return round(math.log2(area) / 2)
 
-    def _table(self, signatures: dict[Key, Signature]) -> pd.DataFrame:
+    def _calls(self, order: list[Key]) -> pd.DataFrame:
         import pandas as pd
 
-        rows = []
-        for (name, point), s in signatures.items():
-            row = self.rows[name, point]
-            note = s.reason if not row.infinite else f"NaN or infinite for {row.infinite} picture(s)"
-            rows.append(
+        rows = [(key, self.rows[key]) for key in order]
+        return pd.DataFrame(
+            [
                 {
                     "call": name, "operator": row.call.operator, "type": row.call.type, "stage": self._stage(row),
                     "point": point, "channels": row.channels, "height": row.height, "width": row.width,
-                    "slope": s.slope, "slope_nyquist": s.slope_nyquist, "r2": s.r2,
-                    "high_share": s.high_share, "excess": s.excess,
-                    "se": s.slope_se, "se_nyquist": s.slope_nyquist_se, "se_share": s.high_share_se,
-                    "n": s.n, "note": note,
+                    "infinite": row.infinite,
                 }
-            )  # fmt: skip
-        return pd.DataFrame(rows)
+                for (name, point), row in rows
+            ]
+        )  # fmt: skip
 
     def _new_power(self, order: list[Key]) -> pd.DataFrame:
         import pandas as pd
@@ -375,20 +370,6 @@ class _Recorder:
                     for column, fact in zip(columns.values(), facts, strict=True):
                         column.append(fact)
         return pd.DataFrame(columns)
-
-
-def _zeros(signatures: dict[Key, Signature]) -> dict[str, str]:
-    """Calls with a gradient that is zero for every picture, at both points or at one."""
-    points: dict[str, list[str]] = defaultdict(list)
-    for name, point in signatures:
-        points[name].append(point)
-    reasons = {}
-    for name, there in points.items():
-        zero = [point for point in there if not signatures[name, point].per_image.any()]
-        if zero:
-            where = "" if len(zero) == len(there) else f" at the {zero[0]}"
-            reasons[name] = f"its gradient{where} is zero for every picture"
-    return reasons
 
 
 def _ids(taps: list[Tap]) -> tuple[int, ...]:

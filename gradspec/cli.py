@@ -1,8 +1,8 @@
 """The `gradspec` command: one frozen dataclass per subcommand, its fields the options and their docstrings the help.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a failure during the work, 2 a wrong argument,
-130 interrupted. Only the running command imports torch, pandas and matplotlib, so that `gradspec --help` answers in
-under half a second.
+130 interrupted; of `gradspec diff` 1 where the runs differ. Only the running command imports torch, pandas and
+matplotlib, so that `gradspec --help` answers in under half a second.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tyro
 
 import gradspec as gs
 from gradspec.commands.auditing import AuditCommand
+from gradspec.commands.collecting import CollectCommand, DiffCommand
 from gradspec.commands.demonstrating import DemoCommand
 from gradspec.commands.evaluating import EvaluateCommand
 from gradspec.commands.explaining import ExplainCommand
@@ -35,7 +36,9 @@ DESCRIPTION = (
 Command = (
     Annotated[AtlasCommand, tyro.conf.subcommand("atlas")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
+    | Annotated[CollectCommand, tyro.conf.subcommand("collect")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
+    | Annotated[DiffCommand, tyro.conf.subcommand("diff")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[ExplainCommand, tyro.conf.subcommand("explain")]
     | Annotated[FitCommand, tyro.conf.subcommand("fit")]
@@ -65,8 +68,9 @@ def _exit_code(args: Sequence[str]) -> int:
     """Runs the command; no exception leaves."""
     try:
         config = (tyro.conf.DisallowNone,)  # else every optional flag also reads the word None
-        tyro.cli(Command, prog="gradspec", description=DESCRIPTION, args=args, config=config).run()
+        code = tyro.cli(Command, prog="gradspec", description=DESCRIPTION, args=args, config=config).run()
         sys.stdout.flush()
+        return code or 0
     except SystemExit as stop:  # tyro's own: 0 after --help, 2 after a wrong argument
         return int(stop.code or 0)
     except KeyboardInterrupt:

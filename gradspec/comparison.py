@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradspec._showing import figure_of, html_of
 from gradspec.auditing import Target, audit
 from gradspec.causality import OtherPictures, agreement, causal_effects, reason_of
 from gradspec.data import Data, in_batches, number_of_pictures, picture_id
-from gradspec.folders import numbered
 from gradspec.passes import unwrapped
-from gradspec.results import Audit, read_file
+from gradspec.results import Audit, kept
+from gradspec.runs import Store, names, packed, unit_name
 from gradspec.spectra import Signature
 from gradspec.surgery import Record, records
 from gradspec.taps import Layers, SelectionError
@@ -29,13 +28,13 @@ from gradspec.targets import label_logit
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = 1
-_KIND = "a comparison"
+KIND, VARIANT, AUDIT, CAUSAL = "comparison", "variant", "audit", "causal arm"
+_OF_RUN = ("kind", "format", "pictures", "pictures_per_unit")  # what else a run's spec.json says
+_SHARED = ("input_shape", "target", "layers", "channels", "seed", "labelled", "created", "versions")
 _DRIFT = (
     "variant", "n", "accuracy", "se", "agreement", "label_probability", "probability_change", "slope_nyquist",
     "se_nyquist", "high_share", "note",
 )  # fmt: skip
-_TEXT = ("call", "type", "arm", "note")
 
 
 def compare(
@@ -105,8 +104,7 @@ def compare(
             warnings.warn(f"Variant {name!r} is left out: {missing[name]}", stacklevel=2)
         else:
             audits[name] = replace(found, spec=found.spec | {"labelled": first.spec["labelled"]})
-    shared = ("input_shape", "target", "layers", "channels", "seed", "labelled", "created", "versions")
-    spec: dict[str, Any] = {"variants": list(variants), **{name: first.spec[name] for name in shared}}
+    spec: dict[str, Any] = {"variants": list(variants), **{name: first.spec[name] for name in _SHARED}}
     spec["seconds"] = round(time.perf_counter() - began, 2)
     return Comparison(audits, known, missing, None, spec, source)
 
@@ -237,48 +235,84 @@ class Comparison:
         n = len(self._first.pictures)
         return f"Comparison({n} pictures, input slope per Nyquist: {', '.join([*slopes, *left])})"
 
+    def plot(self) -> Any:
+        """Returns the slope of every variant's gradient along the depth (`gradspec.plots.slope_profile`)."""
+        return figure_of("profile.slope_profile", self)
+
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self), quote=False)}</p>{self.drift.to_html()}"
+        alt = "Slope of each variant's gradient at every operator, from the prediction to the network's input."
+        return html_of(self, self.drift, alt)
 
     # ---- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes the comparison into a folder, made if need be, and returns it.
+        """Writes the comparison into a folder, made if need be, and returns it: `spec.json`, and units.
 
-        `spec.json` (variants, records, settings), a folder for each variant as `Audit.save` writes it, `drift.csv` to
-        read, and `causal.csv` where that table is made.
+        For each variant one with what was done to it and one with its audit, and one with the causal table where that
+        is made.
+
+        Raises:
+            ValueError: For a folder with a `spec.json` of anything else.
         """
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {"format": _FORMAT, "kind": "comparison", **self.spec, "variants": []}
-        for number, name in enumerate(self.spec["variants"], 1):
-            entry: dict[str, Any] = {"name": name, "records": [r.as_dict() for r in self.records.get(name, ())]}
+        units: dict[str, pd.DataFrame] = {}
+        for name in self.spec["variants"]:
+            units[unit_name(VARIANT, name)] = variant_unit(self.records.get(name, ()), self.missing.get(name, ""))
             if name in self.audits:
-                entry["folder"] = self.audits[name].save(folder / numbered(number, name)).name
-            else:
-                entry["missing"] = self.missing[name]
-            about["variants"].append(entry)
-        self.drift.to_csv(folder / "drift.csv", index=False)
-        (folder / "causal.csv").unlink(missing_ok=True)
+                units[unit_name(AUDIT, name)] = self.audits[name].to_unit()
         if self.effects is not None:
-            self.effects.to_csv(folder / "causal.csv", index=False)
-        (folder / "spec.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return folder
+            units[CAUSAL] = packed({"effects": self.effects}, {"causal": self.spec["causal"]})
+        return Store.save(path, KIND, {k: v for k, v in self.spec.items() if k != "causal"}, units)
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
-        """Returns the comparison saved in a folder; it has no models, so `causal` gives the stored table only.
+        """Returns the comparison saved in a folder, or of a run there as far as it is done.
+
+        It has no models, so `causal` gives the stored table only.
 
         Raises:
             ValueError: For a folder that holds no comparison, or one that is damaged, with the file's name.
         """
-        folder = Path(path)
-        spec, entries = read_file(folder / "spec.json", _spec, _KIND)
-        audits = {name: Audit.load(folder / entry["folder"]) for name, entry in entries.items() if "folder" in entry}
-        missing = {name: entry["missing"] for name, entry in entries.items() if "missing" in entry}
-        known = {name: entry["records"] for name, entry in entries.items()}
-        effects = read_file(folder / "causal.csv", _effects, _KIND) if "causal" in spec else None
-        return cls(audits, known, missing, effects, spec)
+        store = Store.load(path, KIND)
+        spec = {name: value for name, value in store.spec.items() if name not in _OF_RUN}
+        audits, known, missing = {}, {}, {}
+        for name in spec["variants"]:
+            wanted = names(store.spec, AUDIT, name, pictures="pictures")
+            lacking = store.lacking([unit_name(VARIANT, name)])
+            unit = unit_name(VARIANT, name)
+            known[name], reason = ((), "") if lacking else store.result(unit, lambda _, about: variant_of(about))
+            missing[name] = lacking or reason or store.lacking(wanted)
+            if not missing[name]:
+                audits[name] = kept(store, name)
+        missing = {name: reason for name, reason in missing.items() if reason}
+        if not audits:
+            raise ValueError(f"Expected the audit of at least one variant in {path}, got none: {_reasons(missing)}.")
+        done: Any = store.done(CAUSAL) and store.result(CAUSAL, lambda parts, about: (parts["effects"], about))
+        effects, about = done or (None, {})
+        effects = effects if "causal" in about else None  # there was nothing to swap
+        shared = {name: next(iter(audits.values())).spec[name] for name in _SHARED}
+        seconds = {"seconds": round(sum(found.spec["seconds"] for found in audits.values()), 2)}
+        skipped = {"skipped": found} if (found := store.skipped()) else {}
+        return cls(audits, known, missing, effects, shared | seconds | spec | about | skipped)
+
+
+def variant_unit(known: Iterable[Record], reason: str = "", **more: Any) -> pd.DataFrame:
+    """Returns the table of a unit that says what was done to a variant, or why it does not apply.
+
+    Args:
+        known: What surgery did.
+        reason: "" where it applies.
+        more: What else is known of it, as plain JSON.
+    """
+    return packed({}, {"records": [record.as_dict() for record in known], "reason": reason, **more})
+
+
+def variant_of(about: Mapping[str, Any]) -> tuple[tuple[Record, ...], str]:
+    """Returns what a `variant_unit` says: the records, and why the variant does not apply."""
+    return tuple(map(Record.from_dict, about["records"])), str(about["reason"])
+
+
+def _reasons(missing: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in missing.items())
 
 
 # ---- the pictures, again and again -----------------------------------------------------------
@@ -433,21 +467,3 @@ def _drift(name: str, found: Audit, first: Audit) -> dict[str, Any]:
         signature.slope_nyquist_se, signature.high_share, signature.reason,
     )  # fmt: skip
     return dict(zip(_DRIFT, values, strict=True))
-
-
-def _spec(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    spec = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(spec, dict) or spec.pop("kind", None) != "comparison" or spec.pop("format", None) != _FORMAT:
-        raise ValueError(f"expected a comparison of format {_FORMAT}, got something else")
-    entries = {entry["name"]: entry for entry in spec["variants"]}
-    for entry in entries.values():
-        entry["records"] = tuple(map(Record.from_dict, entry["records"]))
-    return spec | {"variants": list(entries)}, entries
-
-
-def _effects(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = pd.read_csv(path, nrows=0).columns
-    empty = {name: [""] for name in columns if name not in _TEXT}
-    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=empty)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gradspec._showing import figure_of, html_of
+from gradspec.runs import Store, as_arrays, as_rows, names, packed
 from gradspec.spectra import Signature
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 """(call, point)."""
 
-_FORMAT = 1
+UNIT = KIND = "audit"
+EXAMPLE_PICTURES = 2
+_SAME = ("model", "surgery", "parameters", "input_shape", "target", "layers", "channels", "seed")  # of parts
+_ANSWERS = ("labels", "predicted", "label_probability")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +33,12 @@ class Example:
     Attributes:
         maps: The gradient of the first k pictures, mean over channels, (k, H, W) float32.
         spectrum: log10 amplitude, mean over channels and then over pictures, DC in the centre, (H, W) float32.
+        n: Pictures that it is the mean of.
     """
 
     maps: np.ndarray
     spectrum: np.ndarray
+    n: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,8 @@ class Audit:
             the network's input. `call`, `operator`, `type`; `stage`: round(log2(input side / map side)); `point`;
             `channels`, `height`, `width`; `slope` (log10 amplitude per cycle/image; compare within one size only) with
             `se`, `slope_nyquist` (per Nyquist, comparable) with `se_nyquist`, `r2`; `high_share` of the power above
-            half Nyquist with `se_share`, `excess` over white noise; `n` pictures; `note`: why a number is NaN.
+            half Nyquist with `se_share`, `excess` over white noise; `n` pictures; `note`: why a number is NaN;
+            `infinite`: pictures whose gradient is not finite there.
         signatures: The signature at each (call, point), with every picture's own ring amplitudes.
         new_power: Per call and picture, how much larger the share of high frequencies is at the operator's input than
         at
@@ -108,100 +115,196 @@ class Audit:
         pictures = len(self.pictures)
         return f"Audit({model}, {pictures} pictures, {calls} calls, input slope {slope:.3f} ± {se:.3f} per Nyquist)"
 
+    def plot(self) -> Any:
+        """Returns the slope of the gradient's spectrum along the depth (`gradspec.plots.slope_profile`)."""
+        return figure_of("profile.slope_profile", self)
+
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self), quote=False)}</p>{self.culprits().head(10).to_html()}"
+        alt = "Slope of the gradient's spectrum at every operator, from the prediction to the network's input."
+        return html_of(self, self.culprits(), alt)
 
     # ---- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes the audit into a folder, made if need be, and returns it.
+        """Writes the audit into a folder, made if need be, and returns it: `spec.json`, and one unit with its tables.
 
-        `spec.json` (settings, versions, pictures, unseen), `table.csv`, `signatures.parquet` (every picture's rings),
-        `new_power.parquet`, `examples.npz`.
+        Raises:
+            ValueError: For a folder with a `spec.json` of anything else.
         """
-        import pandas as pd
-
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.table.to_csv(folder / "table.csv", index=False)
-        rows = [
-            {
-                "call": call,
-                "point": point,
-                "height": s.height,
-                "width": s.width,
-                "picture": i,
-                "rings": rings,
-                "high_share": share,
-            }
-            for (call, point), s in self.signatures.items()
-            for i, (rings, share) in enumerate(zip(s.per_image, s.high_shares, strict=True))
-        ]
-        pd.DataFrame(rows).to_parquet(folder / "signatures.parquet", index=False)
-        self.new_power.to_parquet(folder / "new_power.parquet", index=False)
-        arrays = {}
-        for i, example in enumerate(self.examples.values()):
-            arrays[f"maps_{i}"], arrays[f"spectrum_{i}"] = example.maps, example.spectrum
-        np.savez_compressed(folder / "examples.npz", **arrays)
-        about = {
-            "format": _FORMAT,
-            "kind": "audit",
-            **self.spec,
-            "pictures": list(self.pictures),
-            "unseen": self.unseen,
-        }
-        about["examples"] = [list(key) for key in self.examples]
-        (folder / "spec.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return folder
+        spec = {name: self.spec[name] for name in ("model", "created", "versions") if name in self.spec}
+        return Store.save(path, KIND, spec, {UNIT: self.to_unit()})
 
     @classmethod
     def load(cls, path: str | Path) -> Audit:
-        """Returns the audit saved in a folder.
+        """Returns the audit saved in a folder, or of a run there.
 
         Raises:
-            ValueError: For a folder that holds no audit, or one that is damaged, with the file's name.
+            ValueError: For a folder that holds no audit or not all of it yet, or one that is damaged, with the file's
+                name.
         """
+        store = Store.load(path, KIND)
+        variants = store.spec.get("variants", [""])
+        if not isinstance(variants, list) or len(variants) != 1:
+            raise ValueError(f"Expected the audit of one network in {path}, got variants {str(variants)[:200]}.")
+        (variant,) = map(str, variants)
+        found = kept(store, variant)
+        more = {"command": store.spec["command"]} if "command" in store.spec else {}
+        return replace(found, spec=found.spec | more)
+
+    def to_unit(self) -> pd.DataFrame:
+        """Returns everything as the table of a unit: parts `calls`, `signatures`, `new_power` and `examples`."""
         import pandas as pd
 
-        folder = Path(path)
-        spec = read_file(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
-        if not isinstance(spec, dict) or spec.get("kind") != "audit" or spec.pop("format", None) != _FORMAT:
-            raise ValueError(
-                f"Expected an audit of format {_FORMAT} in {folder}, got something else: see its spec.json."
-            )
-        spec.pop("kind")
-        text = {"note": str, "call": str, "operator": str, "type": str, "point": str}
-        table = read_file(
-            folder / "table.csv", lambda f: pd.read_csv(f, dtype=text, keep_default_na=False, na_values=_FLOATS)
-        )
-        rows = read_file(folder / "signatures.parquet", pd.read_parquet)
-        signatures = {
-            (str(call), str(point)): Signature(
-                int(g["height"].iloc[0]),
-                int(g["width"].iloc[0]),
-                np.stack(list(g["rings"])),
-                g["high_share"].to_numpy(),
-            )
-            for (call, point), g in rows.groupby(["call", "point"], sort=False)
+        rings = [
+            (call, point, place, ring, share)
+            for (call, point), found in self.signatures.items()
+            for place, (ring, share) in enumerate(zip(found.per_image, found.high_shares, strict=True))
+        ]
+        shown = {f"maps {k}": example.maps for k, example in enumerate(self.examples.values())}
+        shown |= {f"spectrum {k}": example.spectrum for k, example in enumerate(self.examples.values())}
+        parts: dict[str, Any] = {
+            "calls": self.table[list(_CALL)],
+            "signatures": pd.DataFrame(rings, columns=["call", "point", "place", "rings", "high_share"]),
+            "new_power": self.new_power,
+            "examples": as_rows(shown),
         }
-        arrays = read_file(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False)))
-        keys = [(call, point) for call, point in spec.pop("examples")]
-        examples = {key: Example(arrays[f"maps_{i}"], arrays[f"spectrum_{i}"]) for i, key in enumerate(keys)}
-        new_power = read_file(folder / "new_power.parquet", pd.read_parquet)
-        pictures, unseen = tuple(spec.pop("pictures")), spec.pop("unseen")
-        return cls(table, signatures, new_power, unseen, examples, pictures, spec)
+        examples = [[*key, example.n] for key, example in self.examples.items()]
+        about = {"spec": self.spec, "pictures": list(self.pictures), "unseen": self.unseen, "examples": examples}
+        return packed(parts, about)
+
+    @classmethod
+    def from_unit(cls, parts: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> Audit:
+        """Returns the audit of `to_unit`'s tables, as `gradspec.runs.unpacked` gives them."""
+        calls: Any = parts["calls"]
+        rows = dict(iter(parts["signatures"].groupby(["call", "point"], sort=False)))
+        signatures = {}
+        for call in calls.to_dict("records"):
+            found: Any = rows[call["call"], call["point"]]
+            shares = found["high_share"].to_numpy(float)
+            rings = np.stack(list(found["rings"]))
+            signatures[call["call"], call["point"]] = Signature(int(call["height"]), int(call["width"]), rings, shares)
+        arrays = as_arrays(parts["examples"])
+        examples = {
+            (str(call), str(point)): Example(arrays[f"maps {k}"], arrays[f"spectrum {k}"], int(n))
+            for k, (call, point, n) in enumerate(about["examples"])
+        }
+        table, pictures = table_of(calls, signatures), tuple(about["pictures"])
+        unseen = dict(about["unseen"])
+        return cls(table, signatures, parts["new_power"], unseen, examples, pictures, dict(about["spec"]))
 
 
-_FLOATS = {
-    name: [""] for name in ("slope", "slope_nyquist", "r2", "high_share", "excess", "se", "se_nyquist", "se_share")
-}
+def kept(store: Store, variant: str) -> Audit:
+    """Returns the audit of a variant from the units of a run, or from that of an audit that was saved (variant "").
+
+    Raises:
+        ValueError: For units that are missing or damaged, with the file's name.
+    """
+    wanted = names(store.spec, UNIT, *filter(None, [variant]), pictures="pictures")
+    found = [store.result(name, Audit.from_unit) for name in wanted if not store.about(name).get("empty")]
+    if not found:
+        raise ValueError(f"Expected pictures in the audit in {store.folder}, but none of them could be read.")
+    return joined(found)
 
 
-def read_file(path: Path, reader: Any, kind: str = "an audit") -> Any:
-    """Returns what the reader makes of a result's file; a ValueError names the file that is missing or damaged."""
-    if not path.is_file():
-        raise ValueError(f"Expected {kind} in {path.parent}, but it has no {path.name}.")
-    try:
-        return reader(path)
-    except Exception as error:
-        raise ValueError(f"Cannot read {path}: {type(error).__name__}: {error}") from error
+# ---- tables ----------------------------------------------------------------------------------
+
+_CALL = ("call", "operator", "type", "stage", "point", "channels", "height", "width", "infinite")
+
+
+def table_of(calls: pd.DataFrame, signatures: Mapping[Key, Signature]) -> pd.DataFrame:
+    """Returns `Audit.table`.
+
+    Args:
+        calls: `call`, `operator`, `type`, `stage`, `point`, `channels`, `height`, `width`, `infinite`.
+        signatures: In the order of these rows.
+    """
+    import pandas as pd
+
+    infinite = calls["infinite"].astype(int).tolist()
+    notes = [f"NaN or infinite for {count} picture(s)" if count else "" for count in infinite]
+    numbers = [
+        {
+            "slope": s.slope, "slope_nyquist": s.slope_nyquist, "r2": s.r2, "high_share": s.high_share,
+            "excess": s.excess, "se": s.slope_se, "se_nyquist": s.slope_nyquist_se, "se_share": s.high_share_se,
+            "n": s.n, "note": note or s.reason,
+        }
+        for s, note in zip(signatures.values(), notes, strict=True)
+    ]  # fmt: skip
+    return pd.concat([calls[list(_CALL[:-1])], pd.DataFrame(numbers)], axis=1).assign(infinite=infinite)
+
+
+def zeros(signatures: Mapping[Key, Signature]) -> dict[str, str]:
+    """Returns the calls with a gradient that is zero for every picture, at both points or at one, in words."""
+    points: dict[str, list[str]] = {}
+    for name, point in signatures:
+        points.setdefault(name, []).append(point)
+    reasons = {}
+    for name, there in points.items():
+        zero = [point for point in there if not signatures[name, point].per_image.any()]
+        if zero:
+            where = "" if len(zero) == len(there) else f" at the {zero[0]}"
+            reasons[name] = f"its gradient{where} is zero for every picture"
+    return reasons
+
+
+# ---- parts -----------------------------------------------------------------------------------
+
+
+def joined(parts: Iterable[Audit]) -> Audit:
+    """Returns the audit of all pictures of several audits of one network with the same settings.
+
+    Args:
+        parts: In the order that the pictures shall have.
+
+    Raises:
+        ValueError: For none, other networks or settings, a picture that is in two.
+    """
+    import pandas as pd
+
+    found = list(parts)
+    if len(found) < 2:
+        if not found:
+            raise ValueError("Expected audits to join, got none.")
+        return found[0]
+    first = found[0]
+    for part in found[1:]:
+        differing = [name for name in _SAME if part.spec.get(name) != first.spec.get(name)]
+        differing += ["calls"] * (list(part.signatures) != list(first.signatures))
+        if differing:
+            raise ValueError(f"Expected audits of one network with the same settings, got different {differing}.")
+    pictures = tuple(name for part in found for name in part.pictures)
+    if twice := sorted({name for name in pictures if pictures.count(name) > 1}):
+        raise ValueError(f"Expected each picture in one part, got {twice[0]!r} in two.")
+    signatures = {key: _whole([part.signatures[key] for part in found]) for key in first.signatures}
+    calls = first.table.assign(infinite=sum(part.table["infinite"].to_numpy() for part in found))
+    order = {name: place for place, name in enumerate(dict.fromkeys(first.table["call"]))}
+    powers: Any = pd.concat([part.new_power for part in found], ignore_index=True)
+    powers = powers.sort_values("call", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    unseen = {
+        name: why for part in found for name, why in part.unseen.items() if zeros(part.signatures).get(name) != why
+    }
+    examples = {key: _mean([part.examples[key] for part in found if key in part.examples]) for key in first.examples}
+    spec = _spec([part.spec for part in found])
+    return Audit(table_of(calls, signatures), signatures, powers, unseen | zeros(signatures), examples, pictures, spec)
+
+
+def _whole(parts: list[Signature]) -> Signature:
+    rings, shares = (np.concatenate([getattr(p, name) for p in parts]) for name in ("per_image", "high_shares"))
+    return replace(parts[0], per_image=rings, high_shares=shares)
+
+
+def _mean(parts: list[Example]) -> Example:
+    """The first pictures' maps, and the spectrum of all."""
+    maps = np.concatenate([part.maps for part in parts])[:EXAMPLE_PICTURES]
+    known = [part for part in parts if part.n]
+    n = sum(part.n for part in known)
+    whole = sum(part.spectrum.astype(np.float64) * part.n for part in known) / n if n else parts[0].spectrum
+    return Example(maps, np.asarray(whole, np.float32), n)
+
+
+def _spec(specs: list[dict[str, Any]]) -> dict[str, Any]:
+    whole = {name: [value for spec in specs for value in spec[name]] for name in _ANSWERS}
+    counts = {"seconds": round(sum(spec["seconds"] for spec in specs), 2)}
+    counts["batch_size"] = max(spec["batch_size"] for spec in specs)
+    skipped = {name: reason for spec in specs for name, reason in spec.get("skipped", {}).items()}
+    return specs[0] | whole | counts | {"labelled": all(s["labelled"] for s in specs), "skipped": skipped}

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradspec._showing import figure_of, html_of
 from gradspec.cutoffs import CutoffFit
-from gradspec.evaluation import Scores
-from gradspec.folders import numbered
+from gradspec.cutoffs.result import KIND as CUTOFF_FIT
+from gradspec.cutoffs.result import joined as joined_fits
+from gradspec.evaluation import Scores, stacked
+from gradspec.evaluation import joined as joined_scores
+from gradspec.evaluation.plan import CONTROL
+from gradspec.runs import Store, kind_of, names, packed, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = 1
-KINDS = _TRIALS, _SCORES, _FIT = "trials", "scores", "cutoff fit"  # of what `tried` reads, as their spec.json says
+KIND, SCORES = "trials", "scores"
+KINDS = KIND, SCORES, CUTOFF_FIT  # of what `tried` reads, as their spec.json says
+VARIANT, FACTS, FIT = "variant", "facts", "fit"  # units of a run, beside `SCORES`
+CONTROLS = "controls"  # in the place of a method: maps that know no network
+_OF_RUN = ("kind", "format", "selected", "reported", "pictures_per_unit")  # what else a run's spec.json says
 FAITHFULNESS = "Faithfulness"
 FILTERED = ("forgrad", "forgrad-gradient")  # arms of a fitted cutoff
 AGAINST = ("none", "abs", "centre prior")  # what a gain is over: no filter, the magnitude alone, a fixed blob
@@ -105,6 +111,33 @@ class Trials:
             raise ValueError(f"Expected a fit of {method} for the variant {variant}, but it has none ({why}).")
         return trial.fits[method]
 
+    # ---- what it looks like ------------------------------------------------------------------
+
+    def plot(self, metric: str | None = None) -> Any:
+        """Returns what the filters gain on all variants; where none was scored, the curves of their cutoffs.
+
+        Args:
+            metric: Of the gains; None: faithfulness, or the first where that was not measured.
+        """
+        return figure_of("trials.trials", self, metric)
+
+    def __repr__(self) -> str:
+        names = ", ".join(trial.variant for trial in self.trials)
+        counts = {"fits": self.fitted, "scored": len(self.scored), "failed": len(failures(self))}
+        said = ", ".join(f"{name}: {count}" for name, count in counts.items() if count or name != "failed")
+        return f"Trials({self.spec.get('model', '?')}, variants: {names}; {said})"
+
+    def _repr_html_(self) -> str:
+        if self.scored:
+            alt = "Paired gain of each filter on every variant, with its interval, on pictures it was not chosen on."
+            found: Any = self.gains(self.before_after()[1])
+            gained = found[found["arm"].isin(FILTERED) & (found["against"] == "none")]
+            return html_of(self, gained[["variant", "name", "against", "n", "mean", "low", "high"]], alt)
+        alt = "Mean score at each cutoff with its interval, a curve for each variant and method."
+        named = ["variant", "method", "cutoff", "unfiltered", "best", "gain", "low", "high", "n", "flat", "note"]
+        table: Any = self.table()[named]
+        return html_of(self, table, alt)
+
     # ---- tables ------------------------------------------------------------------------------
 
     def table(self) -> pd.DataFrame:
@@ -165,55 +198,35 @@ class Trials:
     # ---- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes into a folder, made if need be, and returns it.
+        """Writes into a folder, made if need be, and returns it: `spec.json`, and units.
 
-        A folder for each variant, in it one for each fit, as `CutoffFit.save` writes it, and one with the scores; then
-        `spec.json`.
+        For each variant one with what is known of it, one for each fit, and one with the scores.
+
+        Raises:
+            ValueError: For a folder with a `spec.json` of anything else.
         """
-        folder = Path(path)
+        units: dict[str, pd.DataFrame] = {}
         for trial in self.trials:
-            for method, fit in trial.fits.items():
-                fit.save(folder / self.place(trial.variant, method))
+            facts = {name: _known(getattr(trial, name)) for name in ("accuracy", "spectral")}
+            about = {"spectral_how": trial.spectral_how, "failed": dict(trial.failed), "methods": list(trial.fits)}
+            units[unit_name(VARIANT, trial.variant)] = packed({}, {"reason": trial.reason})
+            units[unit_name(FACTS, trial.variant)] = packed({}, facts | about)
+            units |= {unit_name(FIT, trial.variant, name): fit.to_unit() for name, fit in trial.fits.items()}
             if trial.scores is not None:
-                trial.scores.save(folder / self.place(trial.variant))
-        return self.index(folder)
-
-    def place(self, variant: str, method: str | None = None) -> Path:
-        """Returns where in a folder the fit of a method lies, or the scores of a variant."""
-        number, trial = next((k, trial) for k, trial in enumerate(self.trials, 1) if trial.variant == variant)
-        if method is None:
-            return Path(numbered(number, variant), _SCORES)
-        return Path(numbered(number, variant), numbered([*trial.fits, method].index(method) + 1, method))
-
-    def index(self, path: str | Path) -> Path:
-        """Writes `spec.json` alone, replacing it at once, and returns the folder; for parts that are saved."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {"format": _FORMAT, "kind": _TRIALS, **self.spec, "variants": [_entry(trial) for trial in self.trials]}
-        written = folder / "spec.json.new"
-        written.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(written, folder / "spec.json")
-        return folder
+                units[unit_name(SCORES, trial.variant)] = trial.scores.to_unit()
+        return Store.save(path, KIND, self.spec | {"variants": [trial.variant for trial in self.trials]}, units)
 
     @classmethod
     def load(cls, path: str | Path) -> Trials:
-        """Returns what was saved in a folder.
+        """Returns what was saved in a folder, or of a run there as far as it is done.
 
         Raises:
             ValueError: For a folder that holds nothing of the kind, or something damaged.
         """
-        folder = Path(path)
-        spec = _spec(folder)
-        if spec.get("kind") != _TRIALS or spec.get("format") != _FORMAT:
-            raise ValueError(f"Expected fits of format {_FORMAT} in {folder}, got something else: see its spec.json.")
-        try:
-            entries = spec.pop("variants")
-            trials = tuple(
-                _loaded(entry, folder / numbered(number, entry["variant"])) for number, entry in enumerate(entries, 1)
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"Cannot read {folder / 'spec.json'}: {type(error).__name__}: {error}") from error
-        return cls(trials, {name: value for name, value in spec.items() if name not in ("kind", "format")})
+        store = Store.load(path, KIND)
+        spec = {name: value for name, value in store.spec.items() if name not in _OF_RUN}
+        trials = tuple(_loaded(store, str(name)) for name in spec.pop("variants"))
+        return cls(trials, spec | ({"skipped": skipped} if (skipped := store.skipped()) else {}))
 
 
 def alone(result: CutoffFit | Scores) -> Trials:
@@ -234,55 +247,91 @@ def tried(path: str | Path) -> Trials:
         ValueError: For any other folder.
     """
     folder = Path(path)
-    kind = _spec(folder).get("kind")
-    if kind == _TRIALS:
+    if not (folder / "spec.json").is_file():
+        raise ValueError(f"Expected a folder that `gradspec fit` or `evaluate` wrote, but {folder} has no spec.json.")
+    kind = kind_of(folder)
+    if kind == KIND:
         return Trials.load(folder)
     if kind in KINDS:
-        return alone(Scores.load(folder) if kind == _SCORES else CutoffFit.load(folder))
+        return alone(Scores.load(folder) if kind == SCORES else CutoffFit.load(folder))
     raise ValueError(
         f"Expected a folder that `gradspec fit` or `evaluate` wrote, or a saved fit or scores, but spec.json in "
         f"{folder} says {kind!r}."
     )
 
 
-def _spec(folder: Path) -> dict[str, Any]:
-    file = folder / "spec.json"
-    if not file.is_file():
-        raise ValueError(f"Expected a folder that `gradspec fit` or `evaluate` wrote, but {folder} has no spec.json.")
-    try:
-        spec = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Cannot read {file}: {type(error).__name__}: {error}") from error
-    if not isinstance(spec, dict):
-        raise ValueError(f"Cannot read {file}: expected an object, got {type(spec).__name__}.")
-    return spec
+def fit_units(spec: Mapping[str, Any], variant: str, method: str) -> list[str]:
+    """Returns the units of a run that make up a fit: a race is one, and so is a fit that was made before."""
+    cut = {} if spec.get("search") == "race" or spec.get("fits") else spec
+    return names(cut, FIT, variant, method, pictures="selected")
 
 
-def _entry(trial: Trial) -> dict[str, Any]:
-    """What spec.json says of a variant."""
-    return {
-        "variant": trial.variant, "fits": list(trial.fits), "scores": trial.scores is not None,
-        "failed": dict(trial.failed), "reason": trial.reason, "accuracy": _known(trial.accuracy),
-        "spectral": _known(trial.spectral), "spectral_how": trial.spectral_how,
-    }  # fmt: skip
+def score_units(spec: Mapping[str, Any], variant: str, method: str) -> list[str]:
+    """Returns the units of a run that make up the scores of a method, or of the `CONTROLS`."""
+    return names(spec, SCORES, variant, method, pictures="reported")
 
 
-def _loaded(entry: dict[str, Any], folder: Path) -> Trial:
-    fits = {
-        str(method): CutoffFit.load(folder / numbered(number, method)) for number, method in enumerate(entry["fits"], 1)
-    }
-    scores = Scores.load(folder / _SCORES) if entry["scores"] else None
-    failed = {str(method): str(reason) for method, reason in entry["failed"].items()}
-    accuracy, spectral = (math.nan if entry[name] is None else float(entry[name]) for name in ("accuracy", "spectral"))
+def kept_fit(store: Store, variant: str, method: str) -> CutoffFit:
+    """Returns a fit from the units of a run.
+
+    Raises:
+        ValueError: For units that are missing or damaged, and where no picture can be scored at every cutoff.
+    """
+    wanted = fit_units(store.spec, variant, method)
+    if lacking := store.lacking(wanted):
+        raise ValueError(lacking)
+    found = [store.result(name, CutoffFit.from_unit) for name in wanted if not store.about(name).get("empty")]
+    fit = joined_fits(found)
+    fit.cutoff  # noqa: B018  raises where there is none
+    return fit
+
+
+def kept_scores(store: Store, variant: str, methods: Iterable[str]) -> tuple[Scores | None, dict[str, str]]:
+    """Returns the scores of a variant from the units of a run, and of methods that have none the reason."""
+    found, failed = [], {}
+    for method in methods:
+        wanted = score_units(store.spec, variant, method)
+        if lacking := store.lacking(wanted):
+            failed[method] = lacking
+            continue
+        parts = [store.result(name, Scores.from_unit) for name in wanted if not store.about(name).get("empty")]
+        found.append(joined_scores(parts))
+    return stacked(found) if any(map(_explains, found)) else None, failed
+
+
+def _explains(found: Scores) -> bool:
+    return any(row["arm"] != CONTROL for row in found.spec["rows"])
+
+
+def _loaded(store: Store, variant: str) -> Trial:
+    spec = store.spec
+    if lacking := store.lacking([unit_name(VARIANT, variant)]):
+        return Trial(variant, reason=lacking)
+    if reason := store.result(unit_name(VARIANT, variant), lambda _, about: str(about["reason"])):
+        return Trial(variant, reason=reason)
+    facts = store.about(unit_name(FACTS, variant)) if store.done(unit_name(FACTS, variant)) else {}
+    methods = facts.get("methods", list(spec.get("methods", ())))
+    found: dict[str, CutoffFit] = {}
+    failed = {str(name): str(why) for name, why in facts.get("failed", {}).items()}
+    for method in methods:
+        if reason := spec.get("fits", {}).get(variant, {}).get(method, {}).get("reason"):
+            failed[method] = reason
+            continue
+        try:
+            found[method] = kept_fit(store, variant, method)
+        except ValueError as error:
+            if "Cannot read" in str(error):
+                raise
+            failed[method] = str(error)
+    scored = None
+    if store.done(unit_name(SCORES, variant)):
+        scored = store.result(unit_name(SCORES, variant), Scores.from_unit)
+    elif "reported" in spec:
+        scored, lost = kept_scores(store, variant, [*methods, CONTROLS])
+        failed = lost | failed
+    known = {name: float("nan" if facts.get(name) is None else facts[name]) for name in ("accuracy", "spectral")}
     return Trial(
-        str(entry["variant"]),
-        fits,
-        scores,
-        failed,
-        str(entry["reason"]),
-        accuracy,
-        spectral,
-        str(entry["spectral_how"]),
+        variant, found, scored, failed, "", known["accuracy"], known["spectral"], facts.get("spectral_how", "")
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gradspec"
 ORDER = [
     "_checks",
+    "_showing",
     "fourier",
     "reduction",
     "spectra",
@@ -37,8 +38,8 @@ ORDER = [
     "controls",
     "explaining",
     "variants",
-    "results",
     "runs",
+    "results",
     "auditing",
     "atlas",
     "causality",
@@ -47,6 +48,8 @@ ORDER = [
     "cutoffs",
     "evaluation",
     "trials",
+    "saved",
+    "differing",
     "plots",
     "summary",
     "explanations",

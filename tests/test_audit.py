@@ -269,8 +269,7 @@ def test_sampled_channels_say_so_and_come_close():
 def test_save_and_load(audited, tmp_path):
     _, _, result = audited
     folder = result.save(tmp_path / "run")
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "examples.npz", "new_power.parquet", "signatures.parquet", "spec.json", "table.csv"]  # fmt: skip
+    assert sorted(p.name for p in folder.iterdir()) == ["spec.json", "units"]
     loaded = Audit.load(folder)
     pd.testing.assert_frame_equal(loaded.table, result.table)
     pd.testing.assert_frame_equal(loaded.culprits("type"), result.culprits("type"))
@@ -280,6 +279,7 @@ def test_save_and_load(audited, tmp_path):
         np.testing.assert_array_equal(loaded.signatures[key].high_shares, signature.high_shares)
     for key, example in result.examples.items():
         np.testing.assert_array_equal(loaded.examples[key].maps, example.maps)
+        np.testing.assert_array_equal(loaded.examples[key].spectrum, example.spectrum)
     assert loaded.spec == json.loads(json.dumps(result.spec)) and loaded.pictures == result.pictures
     assert {"seed", "versions", "target", "model", "input_shape"} <= set(loaded.spec)
 
@@ -289,8 +289,12 @@ def test_damaged_or_foreign_folders_are_named(audited, tmp_path):
     with pytest.raises(ValueError, match=r"no spec\.json"):
         Audit.load(tmp_path)
     folder = result.save(tmp_path / "run")
-    (folder / "signatures.parquet").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"signatures\.parquet"):
+    (unit,) = folder.glob("units/*.parquet")
+    unit.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=rf"Cannot read .*{unit.name}"):
+        Audit.load(folder)
+    unit.unlink()
+    with pytest.raises(ValueError, match=unit.name):
         Audit.load(folder)
     (folder / "spec.json").write_text('{"kind": "fit"}')
     with pytest.raises(ValueError, match="Expected an audit"):

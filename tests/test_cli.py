@@ -19,7 +19,9 @@ from torch import nn
 
 import gradspec as gs
 from gradspec import cli, demo, folders, summary, variants
-from gradspec.commands import demonstrating
+from gradspec.commands import auditing, demonstrating
+from gradspec.commands.pictures import held
+from gradspec.runs import Store
 from gradspec.surgery import NothingToSwap
 from gradspec.trials import Trials
 
@@ -57,9 +59,17 @@ class FakeAudit:
     def culprits(self, by="call"):
         return CULPRITS[by]
 
-    def save(self, path):
-        path.joinpath("spec.json").write_text(json.dumps(self.spec))
-        return path
+
+NET = nn.Sequential(nn.Conv2d(3, 10, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+def pictures():
+    """Two pictures as a folder of them would be: with names, without labels."""
+    return held(torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+
+AUDIT, RESULT_OF = gs.audit, auditing.result_of
+REAL = AUDIT(NET, pictures(), progress=False)
 
 
 class FakeModel(nn.Module):
@@ -69,13 +79,12 @@ class FakeModel(nn.Module):
         return torch.zeros(3, 24, 32)
 
 
-class FakeFolder:
-    pass
-
-
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
-    """The calls that the command makes on gradspec, with everything behind them faked, in an empty working folder."""
+    """The calls that the command makes on gradspec, with everything behind them faked, in an empty working folder.
+
+    What is kept is a real audit, what is shown a `FakeAudit`.
+    """
     calls = {}
 
     def record(name, result):
@@ -86,8 +95,9 @@ def calls(monkeypatch, tmp_path):
         return function
 
     monkeypatch.setattr(gs, "load_model", record("load_model", FakeModel()), raising=False)
-    monkeypatch.setattr(gs, "load_images", record("load_images", FakeFolder()), raising=False)
-    monkeypatch.setattr(gs, "audit", record("audit", FakeAudit()), raising=False)
+    monkeypatch.setattr(gs, "load_images", record("load_images", pictures()), raising=False)
+    monkeypatch.setattr(gs, "audit", record("audit", REAL), raising=False)
+    monkeypatch.setattr(auditing, "result_of", lambda store: FakeAudit())
     monkeypatch.setattr(gs, "report", lambda folder, out=None: out or folder / "report.html", raising=False)
     monkeypatch.setattr(summary, "draw", lambda audit, folder: [folder / "profile.png"])
     monkeypatch.chdir(tmp_path)
@@ -119,10 +129,10 @@ def test_options_reach_what_they_name(calls, tmp_path, capsys):
         {"batch_size": 2, "seed": 7, "size": 48},
     )
     (model, data), kwargs = calls["audit"]
-    assert type(data) is FakeFolder
+    assert data.ids == pictures().ids
     target = kwargs.pop("target")
     assert target(torch.zeros(1, 4), torch.tensor([0])).item() == pytest.approx(0.25)  # softmax; the logit would be 0
-    assert kwargs == {"layers": ("conv1", "fc"), "batch_size": 2, "device": "cpu", "seed": 7}
+    assert kwargs == {"layers": ("conv1", "fc"), "batch_size": 2, "device": "cpu", "seed": 7, "progress": True}
     command = json.loads((tmp_path / "a/run/spec.json").read_text())["command"]
     assert command["images"] == "pics" and command["layers"] == ["conv1", "fc"]
     assert capsys.readouterr().out.endswith("audit saved to a/run, its page: a/run/report.html\n")
@@ -133,13 +143,13 @@ def test_defaults_are_the_logit_of_every_operator(calls):
     kwargs = calls["audit"][1]
     target = kwargs.pop("target")
     assert target(torch.tensor([[1.0, 3.0]]), torch.tensor([1])).item() == 3
-    assert kwargs == {"layers": None, "batch_size": None, "device": None, "seed": 0}
+    assert kwargs == {"layers": None, "batch_size": None, "device": None, "seed": 0, "progress": True}
     assert calls["load_model"] == (("net", "default"), {"seed": 0})
 
 
 def test_without_images_it_draws_pictures_of_the_networks_size_and_says_so(calls, capsys):
     assert cli.main(["audit", "net", "--limit", "3", "--seed", "1"]) == 0
-    images = calls["audit"][0][1]
+    images = calls["audit"][0][1].images
     drawn = demo.pictures(3, size=(24, 32), seed=1).images
     restored = images * torch.tensor(FakeModel.std).view(3, 1, 1) + torch.tensor(FakeModel.mean).view(3, 1, 1)
     torch.testing.assert_close(restored, drawn)
@@ -154,19 +164,19 @@ def test_a_preprocessing_without_mean_and_std_is_applied_itself(monkeypatch, cal
     model.preprocess = lambda picture: torch.full((1, picture.height, 20), picture.getpixel((0, 0))[0] / 255)
     monkeypatch.setattr(gs, "load_model", lambda *args, **kwargs: model)
     assert cli.main(["audit", "net", "--limit", "2"]) == 0
-    images, drawn = calls["audit"][0][1], demo.pictures(2, size=(256, 20)).images
+    images, drawn = calls["audit"][0][1].images, demo.pictures(2, size=(256, 20)).images
     torch.testing.assert_close(images[:, 0, 0, 0], drawn[:, 0, 0, 0], atol=1 / 255, rtol=0)  # 8-bit pictures
     assert images.shape == (2, 1, 256, 20)
 
 
 def test_size_overrides_the_networks(calls):
     assert cli.main(["audit", "net", "--limit", "1", "--size", "40"]) == 0
-    assert calls["audit"][0][1].shape == (1, 3, 40, 40)
+    assert calls["audit"][0][1].images.shape == (1, 3, 40, 40)
 
 
 def test_summary_holds_slope_unseen_and_five_culprits(monkeypatch, calls, capsys):
     unseen = {f"drop{i}": "never called" for i in range(3)} | {"head": "no spatial axes", "proj": ZERO, "mlp": ZERO}
-    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(unseen=unseen))
+    monkeypatch.setattr(auditing, "result_of", lambda store: FakeAudit(unseen=unseen))
     assert cli.main(["audit", "net", "--images", "pics"]) == 0
     out = capsys.readouterr().out
     assert "mean over 3 pictures ± standard error\n" in out
@@ -181,7 +191,7 @@ def test_summary_holds_slope_unseen_and_five_culprits(monkeypatch, calls, capsys
 
 
 def test_a_poor_fit_and_a_single_picture_are_said(monkeypatch, calls, capsys):
-    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(n=1, r2=0.31))
+    monkeypatch.setattr(auditing, "result_of", lambda store: FakeAudit(n=1, r2=0.31))
     assert cli.main(["audit", "net", "--images", "pics"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("gradient at the network's input, 1 picture, no standard error\n")
@@ -190,7 +200,9 @@ def test_a_poor_fit_and_a_single_picture_are_said(monkeypatch, calls, capsys):
 
 
 def test_many_reasons_are_cut(monkeypatch, calls, capsys):
-    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(unseen={f"fc{i}": f"reason {i}" for i in range(9)}))
+    monkeypatch.setattr(
+        auditing, "result_of", lambda store: FakeAudit(unseen={f"fc{i}": f"reason {i}" for i in range(9)})
+    )
     assert cli.main(["audit", "net", "--images", "pics"]) == 0
     out = capsys.readouterr().out
     assert "reason 5: 1 (fc5)\n  and 3 more reasons, see spec.json\n" in out and "reason 6" not in out
@@ -210,12 +222,12 @@ def test_another_size_than_the_trained_one_is_warned_of(monkeypatch, calls, caps
 
 
 def test_a_slope_that_cannot_be_fitted_shows_its_reason(monkeypatch, calls, capsys):
-    monkeypatch.setattr(gs, "audit", lambda *a, **k: FakeAudit(note="the gradient is zero"))
+    monkeypatch.setattr(auditing, "result_of", lambda store: FakeAudit(note="the gradient is zero"))
     assert cli.main(["audit", "net", "--images", "pics"]) == 0
     assert "slope                     the gradient is zero" in capsys.readouterr().out
 
 
-def test_runs_are_numbered_and_never_overwritten(calls, capsys):
+def test_runs_are_numbered_and_never_overwritten(calls, capsys, tmp_path):
     for number in (1, 2):
         assert cli.main(["audit", "path/net.py:load", "--images", "pics"]) == 0
         folder = f"runs/net-load-{number}"
@@ -224,10 +236,26 @@ def test_runs_are_numbered_and_never_overwritten(calls, capsys):
     assert cli.main(["audit", "net", "--images", "pics", "--out", "runs/net-load-1"]) == 2
     out, err = capsys.readouterr()
     assert (calls, out) == ({}, "")  # refused before any work
-    assert (
-        err
-        == "gradspec: error: runs/net-load-1 already holds files: name a new folder with --out, or remove this one.\n"
+    assert err == (
+        'gradspec: error: runs/net-load-1 holds a run of other settings (command.model: "path/net.py:load", now "net"):'
+        " name another folder with --out, or remove this one.\n"
     )
+    tmp_path.joinpath("thesis").mkdir()
+    tmp_path.joinpath("thesis/chapter.tex").write_text("1")
+    assert cli.main(["audit", "net", "--images", "pics", "--out", "thesis"]) == 2
+    assert "thesis already holds files: name a new folder with --out, or remove" in capsys.readouterr().err
+    assert calls == {}
+
+
+def test_a_run_goes_on_where_it_stopped(calls, capsys):
+    command = ["audit", "net", "--images", "pics", "--out", "run", "--pictures-per-unit", "1"]
+    assert cli.main(command) == 0 and calls.pop("audit")
+    assert cli.main([*command, "--batch-size", "5"]) == 0  # changes how, not what
+    assert "audit" not in calls
+    first = Store(Path("run")).path("audit, trained, pictures 0 to 0")
+    first.unlink()
+    assert cli.main(command) == 0
+    assert calls["audit"][0][1].ids == pictures().ids[:1] and first.exists()
 
 
 @pytest.mark.parametrize("model", ["../..", "hf-hub:org/name", "torchvision:resnet18", "a b\\c", ":"])
@@ -280,7 +308,7 @@ def test_a_wrong_option_is_refused_before_any_work(wrong, calls, tmp_path, capsy
 def test_a_warning_is_one_line_on_stderr(monkeypatch, calls, capsys):
     def audit(*args, **kwargs):
         warnings.warn("1 pictures in pics were skipped: broken.jpg", stacklevel=1)
-        return FakeAudit()
+        return REAL
 
     monkeypatch.setattr(gs, "audit", audit)
     shown = warnings.showwarning
@@ -299,7 +327,7 @@ def test_a_warning_is_one_line_on_stderr(monkeypatch, calls, capsys):
         (RuntimeError("The weights are not on this machine; download them first."), 1),
     ],
 )
-@pytest.mark.parametrize("name", ["load_model", "load_images", "audit"])
+@pytest.mark.parametrize("name", ["load_model", "load_images"])
 def test_a_sentence_of_gradspecs_comes_without_traceback(monkeypatch, calls, capsys, tmp_path, name, error, code):
     monkeypatch.setattr(gs, name, raising(error))
     assert cli.main(["audit", "net", "--images", "pics"]) == code
@@ -319,36 +347,76 @@ def test_a_sentence_of_gradspecs_comes_without_traceback(monkeypatch, calls, cap
     ],
 )
 def test_a_surprise_comes_with_its_traceback(monkeypatch, calls, capsys, surprise):
-    monkeypatch.setattr(gs, "audit", surprise)
+    monkeypatch.setattr(gs, "load_model", surprise)
     assert cli.main(["audit", "net", "--images", "pics"]) == 1
     err = capsys.readouterr().err
     assert "Traceback" in err and err.splitlines()[-1].startswith("gradspec: error: ")
 
 
-def test_interrupting_gives_130_and_leaves_no_empty_folder(monkeypatch, calls, capsys, tmp_path):
-    monkeypatch.setattr(gs, "audit", raising(KeyboardInterrupt()))
-    assert cli.main(["audit", "net", "--images", "pics"]) == 130
-    assert capsys.readouterr() == ("", "gradspec: interrupted\n")
-    assert not list(tmp_path.glob("runs/*"))
+@pytest.mark.parametrize("error", [ValueError("Expected logits, got none."), KeyError("call")])
+def test_a_unit_that_fails_is_kept_with_its_traceback_and_the_others_are_done(monkeypatch, calls, capsys, error):
+    def audit(model, data, **kwargs):
+        if data.ids[0] == pictures().ids[0]:
+            raise error
+        return REAL
+
+    monkeypatch.setattr(gs, "audit", audit)
+    command = ["audit", "net", "--images", "pics", "--out", "run", "--pictures-per-unit", "1"]
+    assert cli.main(command) == 1
+    err = capsys.readouterr().err
+    reason = "Expected logits, got none." if isinstance(error, ValueError) else "KeyError: 'call'"
+    assert err.splitlines()[-1] == (
+        f"gradspec: error: 1 unit(s) failed (audit, trained, pictures 0 to 0: {reason.rstrip('.')}); the tracebacks "
+        "are in run/errors."
+    )
+    (kept,) = Path("run/errors").iterdir()
+    about = json.loads(kept.read_text(encoding="utf-8"))
+    assert about["unit"] == "audit, trained, pictures 0 to 0" and "Traceback" in about["traceback"]
+    assert Store(Path("run")).done("audit, trained, pictures 1 to 1")
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: REAL)
+    assert cli.main(command) == 0 and not list(Path("run/errors").iterdir())
+
+
+def test_interrupting_gives_130_and_a_run_that_goes_on(monkeypatch, calls, capsys):
+    done = []
+
+    def audit(*args, **kwargs):
+        done.append(args)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return REAL
+
+    monkeypatch.setattr(gs, "audit", audit)
+    command = ["audit", "net", "--images", "pics", "--pictures-per-unit", "1"]
+    assert cli.main(command) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and err == (
+        "gradspec: 2 finished units are in runs/net-1: the same command with --out runs/net-1 goes on from there\n"
+        "gradspec: interrupted\n"
+    )
+    assert cli.main([*command, "--out", "runs/net-1"]) == 0 and len(done) == 3  # the first is not done again
 
 
 @pytest.fixture
 def compared(monkeypatch, calls):
-    """The calls of a command that compares: variants are stand-ins, and what is compared is one tiny network."""
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    real = gs.compare
+    """The calls of a command that compares: variants are stand-ins, all of them one tiny network."""
 
     def made(model, name, data, seed):
         calls.setdefault("variants", []).append((name, data, seed))
         if name == "blurpool":
             raise NothingToSwap("The network has no stride.")
-        return f"{name} of it"
+        return NET
 
-    def compare(models, data, **kwargs):
-        calls["compare"] = models, data, kwargs
-        return real(dict.fromkeys(models, net), torch.rand(2, 3, 16, 16), progress=False)
+    def audit(model, data, **kwargs):
+        calls.setdefault("audits", []).append(kwargs)
+        return AUDIT(model, data, **kwargs | {"layers": None})
 
-    monkeypatch.setattr(gs, "compare", compare, raising=False)
+    class Model(nn.Sequential, FakeModel):
+        pass
+
+    monkeypatch.setattr(gs, "load_model", lambda *args, **kwargs: Model(*NET))
+    monkeypatch.setattr(gs, "audit", audit)
+    monkeypatch.setattr(auditing, "result_of", RESULT_OF)
     monkeypatch.setattr(variants, "variant", made)
     return calls
 
@@ -356,24 +424,27 @@ def compared(monkeypatch, calls):
 def test_variants_are_made_and_compared_in_the_order_given(compared, capsys, tmp_path):
     options = "--variants avgpool blurpool trained --images pics --out run --seed 5 --batch-size 3 --layers fc"
     assert cli.main(["audit", "net", *options.split()]) == 0
-    models, data, kwargs = compared["compare"]
-    assert list(models.items()) == [("avgpool", "avgpool of it"), ("trained", "trained of it")]
-    assert type(data) is FakeFolder and {seed for *_, seed in compared["variants"]} == {5}
-    assert (kwargs["layers"], kwargs["batch_size"], kwargs["seed"]) == (("fc",), 3, 5)
+    assert {seed for *_, seed in compared["variants"]} == {5}
+    assert [(how["layers"], how["batch_size"], how["seed"]) for how in compared["audits"]] == [(("fc",), 3, 5)] * 2
     out, err = capsys.readouterr()
     assert "blurpool does not apply: The network has no stride." in out  # a row, not a failure
     assert "gradspec: variant blurpool does not apply: The network has no stride.\n" in err
     saved = gs.Comparison.load("run")
-    assert saved.missing == {"blurpool": "The network has no stride."}
+    assert saved.missing == {"blurpool": "The network has no stride."} and list(saved.audits) == ["avgpool", "trained"]
     assert saved.drift["variant"].tolist() == ["avgpool", "blurpool", "trained"]
-    assert "audit" not in compared and saved.effects is None
+    assert saved.effects is None and not saved.spec["labelled"]
+    named = NET(pictures().images).argmax(1).tolist()
+    assert all(found.spec["labels"] == named for found in saved.audits.values())
 
 
 def test_the_causal_arm_alone_compares_the_network_with_itself(compared, capsys, tmp_path):
     assert cli.main(["audit", "net", "--images", "pics", "--out", "run", "--causal"]) == 0
-    assert list(compared["compare"][0]) == ["trained"]
     saved = gs.Comparison.load("run")
+    assert list(saved.audits) == ["trained"]
     assert saved.effects is not None and set(saved.effects["arm"]) == {"none", "all", "one", "all but one"}
+    own = gs.compare({"trained": NET}, pictures(), progress=False)
+    columns = ["slope_nyquist", "high_share", "change"]
+    pd.testing.assert_frame_equal(saved.effects[columns], own.causal(progress=False)[columns], rtol=1e-6)
     assert "slope at the input of trained with average pooling instead\n  none " in capsys.readouterr().out
 
 
@@ -381,7 +452,7 @@ def test_the_next_variant_is_the_reference_where_the_first_does_not_apply(compar
     assert cli.main(["audit", "net", "--images", "pics", "--variants", "blurpool", "avgpool", "trained"]) == 0
     assert "gradspec: the reference is avgpool, since blurpool does not apply\n" in capsys.readouterr().err
     assert cli.main(["audit", "net", "--images", "pics", "--out", "other", "--weights", "none", "--causal"]) == 0
-    assert list(compared["compare"][0]) == ["untrained"]
+    assert list(gs.Comparison.load("other").audits) == ["untrained"]
 
 
 def test_no_variant_that_applies_is_a_failure_that_leaves_nothing(compared, capsys, tmp_path):
@@ -407,20 +478,26 @@ def test_wrong_variants_are_refused_before_any_work(compared, capsys, tmp_path, 
 
 
 def test_the_demo_overwrites_a_demo_and_nothing_else(compared, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(demonstrating, "_tried", lambda model, out: None)
+    monkeypatch.setattr(demonstrating, "tried_on", lambda shop: ())
+    monkeypatch.setattr(Trials, "load", lambda folder: None)
+    monkeypatch.setattr(demonstrating, "write_tables", lambda trials, out: {})
     monkeypatch.setattr(demonstrating, "told", lambda trials: "what FORGrad gains")
     for _ in range(2):
         assert cli.main(["demo"]) == 0
         out = capsys.readouterr().out
         assert out.endswith("saved to gradspec-demo, its page: gradspec-demo/report.html\n")
         assert "\n\nwhat FORGrad gains\n\nfigures" in out
-    models, (images, labels), _ = compared["compare"]
-    assert list(models) == [name for name in demonstrating.VARIANTS if name != "blurpool"]
-    assert images.shape == (64, 3, 24, 32) and labels.tolist()[:11] == [*range(10), 0]
-    tmp_path.joinpath("thesis").mkdir()
-    tmp_path.joinpath("thesis/chapter.tex").write_text("1")
-    assert cli.main(["demo", "--out", "thesis"]) == 2
-    assert [path.name for path in tmp_path.joinpath("thesis").iterdir()] == ["chapter.tex"]
+        Path("gradspec-demo/old.txt").write_text("of an older version")
+    saved = gs.Comparison.load("gradspec-demo")
+    assert list(saved.audits) == [name for name in demonstrating.VARIANTS if name != "blurpool"]
+    first = saved.audits["trained"]
+    assert first.spec["input_shape"] == [3, 24, 32] and first.spec["labels"] == [i % 10 for i in range(64)]
+    for folder, file in (("thesis", "chapter.tex"), ("run", "spec.json")):
+        tmp_path.joinpath(folder).mkdir()
+        tmp_path.joinpath(folder, file).write_text("{}")
+        assert cli.main(["demo", "--out", folder]) == 2
+        assert f"{folder} already holds files" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.joinpath(folder).iterdir()] == [file]
 
 
 def test_a_report_is_written_where_asked(calls, capsys):
@@ -498,8 +575,8 @@ def test_the_real_demo_compares_surgery_with_retraining(monkeypatch, tmp_path, c
         "METHODS": ("Saliency",),
         "FITTED": ("trained", "demo:vgg_avg"),
         "CUTOFFS": (5.0,),
-        "SELECTED": 4,
-        "REPORTED": 10,
+        "SELECTED_PICTURES": 4,
+        "REPORTED_PICTURES": 10,
     }.items():
         monkeypatch.setattr(demonstrating, name, value)
     assert cli.main(["demo", "--out", "here"]) == 0

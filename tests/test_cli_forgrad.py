@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import gradspec as gs
-from gradspec import cli, cutoffs, demo
+from gradspec import cli, demo
 from gradspec.attributions import GradientInput, Saliency
 from gradspec.commands import showing
 from gradspec.commands.pictures import Held, held, parted, without
 from gradspec.commands.showing import _aligned, _interval
-from gradspec.cutoffs import fit_cutoff
+from gradspec.cutoffs import fit, fit_cutoff
 from gradspec.evaluation import evaluate
 from gradspec.forgrad import FORGrad
 from gradspec.metrics import Faithfulness, Insertion
@@ -161,25 +161,31 @@ def test_settings_reach_the_fit(run, name, pictures):
     assert len(fit.pictures) in (3, 4)  # one of twelve cannot be read
 
 
-def test_an_interrupt_leaves_the_finished_fits(run, name, pictures, monkeypatch):
-    real, calls = cutoffs.fit_cutoff, []
+def test_an_interrupt_leaves_the_finished_units(run, name, pictures, monkeypatch):
+    real, calls = fit.tried_cutoffs, []
 
     def interrupted(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(cutoffs, "fit_cutoff", interrupted)
+    monkeypatch.setattr(fit, "tried_cutoffs", interrupted)
     wanted = [name, "--images", pictures, "--limit", "5", *GRID, "--method", "saliency", "gradientinput"]
-    code, out, err = run("fit", *wanted, "--variants", "trained", "avgpool", "--out", "run")
-    assert (code, out) == (130, "")
-    assert err.splitlines()[-2:] == ["gradspec: finished: 2 of 4 fits, in run", "gradspec: interrupted"]
+    wanted += ["--variants", "trained", "avgpool", "--pictures-per-unit", "3", "--out", "run"]
+    code, out, err = run("fit", *wanted)
+    assert (code, out) == (130, "") and err.splitlines()[-1] == "gradspec: interrupted"
+    assert "finished units are in run: the same command with --out run goes on from there" in err
     found = Trials.load("run")
-    assert [list(trial.fits) for trial in found.trials] == [["Saliency", "GradientInput"], []]
-    calls[:] = [1, 2]
-    assert run("fit", *wanted, "--out", "other")[0] == 130
-    assert not Path("other").exists()  # nothing was finished
+    assert [list(trial.fits) for trial in found.trials] == [["Saliency"], []]
+    assert found.of("trained").failed == {"GradientInput": "1 of 2 units are not done yet"}
+    units = {path: path.stat().st_mtime_ns for path in Path("run/units").iterdir()}
+    monkeypatch.setattr(fit, "tried_cutoffs", real)
+    code, out, _ = run("fit", *wanted)
+    assert code == 0 and Trials.load("run").fitted == 4
+    assert all(path.stat().st_mtime_ns == when for path, when in units.items())  # none was done again
+    code, _, err = run("fit", *wanted[:-2], "--seed", "1", "--out", "run")
+    assert code == 2 and "holds a run of other settings (command.seed: 0, now 1): name another" in err
 
 
 MLP = """
@@ -197,13 +203,14 @@ def test_a_method_that_does_not_apply_is_a_row_and_the_others_go_on(run, picture
     tmp_path.joinpath("mlp.py").write_text(MLP)
     wanted = ["mlp.py:load", "--images", pictures, *GRID]
     code, out, err = run("evaluate", *wanted, "--method", "gradcam", "saliency", "--out", "run")
-    assert code == 0 and "trained, GradCAM: Found no layer" in err
+    assert code == 1 and "unit(s) failed (fit, trained, GradCAM, pictures 0 to 5 and 1 more: Found no layer" in err
     trial = Trials.load("run").of("trained")
     assert "Found no layer" in trial.failed["GradCAM"] and list(trial.fits) == ["Saliency"]
     assert out.count("trained, GradCAM: Found no layer") == 1
     code, out, err = run("fit", *wanted, "--method", "gradcam", "--out", "none")
     assert code == 1 and "No cutoff could be fitted: Found no layer" in err and "Traceback" not in err
-    assert "Found no layer" in Path("none/spec.json").read_text()
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in Path("none/errors").iterdir()]
+    assert len(kept) == 1 and "Found no layer" in kept[0]["reason"] and "Traceback" in kept[0]["traceback"]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +371,8 @@ def test_fits_bring_their_own_mode_for_each_variant_and_method(run, name, net, p
         own = method(nets[variant], x, torch.tensor([rows["p03.png"]["label"]]))[0].numpy()
         np.testing.assert_allclose(found["p03.png"], own, atol=1e-4 * np.abs(own).max())
         assert manifest["variant"] == variant and manifest["methods"]["saliency"]["where"] == "gradient"
-    assert run(*one, "fits/02-avgpool/01-Saliency", *SIZE, "--out", "one")[0] == 0  # a fit that was saved alone
+    fits.fit("avgpool", "Saliency").save("alone")
+    assert run(*one, "alone", *SIZE, "--out", "one")[0] == 0  # a fit that was saved alone
     for more, says in (
         (["--method", "gradientinput"], "a fit of GradientInput for the variant trained, but it has none (there are:"),
         (["--where", "attribution"], "for which the cutoff was fitted, got where='attribution'"),

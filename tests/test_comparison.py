@@ -22,6 +22,7 @@ import gradspec.surgery
 from gradspec.auditing import audit
 from gradspec.causality import agreement, paired_difference, reason_of
 from gradspec.comparison import Comparison, OtherPictures, compare
+from gradspec.runs import packed, unpacked
 from gradspec.spectra import Signature
 from gradspec.surgery import Change, NothingToSwap, Record, average_pooled, records
 from gradspec.targets import label_probability
@@ -577,16 +578,14 @@ def test_the_agreement_of_a_comparison_is_that_of_its_table(compared, effects):
 
 def test_save_and_load(compared, effects, tmp_path):
     folder = compared.save(tmp_path / "run")
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "01-trained", "02-avgpool", "03-other", "causal.csv", "drift.csv", "spec.json"]  # fmt: skip
+    assert sorted(p.name for p in folder.iterdir()) == ["spec.json", "units"]
+    assert len(list(folder.glob("units/*"))) == 2 * 3 + 1  # what was done to each, its audit, the causal table
     loaded = Comparison.load(folder)
     for name in ("table", "drift"):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(compared, name))
     pd.testing.assert_frame_equal(loaded.culprits(), compared.culprits())
     pd.testing.assert_frame_equal(loaded.causal(), effects)
     pd.testing.assert_frame_equal(loaded.agreement(), compared.agreement())
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "drift.csv", keep_default_na=False, na_values={
-        c: [""] for c in compared.drift.columns if c != "note"}), compared.drift, check_dtype=False)  # fmt: skip
     assert loaded.records == compared.records and loaded.missing == {} and repr(loaded) == repr(compared)
     assert loaded.spec == json.loads(json.dumps(compared.spec))
     with pytest.raises(ValueError, match="comes from files, without its models"):
@@ -609,7 +608,8 @@ def test_without_the_causal_table_none_is_loaded(tmp_path, compared):
     found = compare({"a": small_net()}, X, layers="input", progress=False)
     folder = compared.save(tmp_path / "run")  # one with the table lay there
     loaded = Comparison.load(found.save(folder))
-    assert loaded.effects is None and not (folder / "causal.csv").exists() and list(loaded.audits) == ["a"]
+    assert loaded.effects is None and list(loaded.audits) == ["a"]
+    assert len(list(folder.glob("units/*"))) == 2  # nothing of the other is left
     with pytest.raises(ValueError, match="without its models"):
         loaded.causal()
     with pytest.raises(ValueError, match="without its models"):
@@ -623,8 +623,8 @@ def test_any_variant_name_is_saved(tmp_path):
         found = compare(models, X[:2], layers="input", progress=False)
     folder = found.save(tmp_path / "run")
     assert len(list(tmp_path.iterdir())) == 1
-    folders = [p.name for p in folder.iterdir() if p.is_dir()]
-    assert len({name.lower() for name in folders}) == len(HOSTILE) and max(map(len, folders)) < 60
+    files = [path.name for path in folder.rglob("*.parquet") if path.parent == folder / "units"]
+    assert len({name.lower() for name in files}) == 2 * len(HOSTILE) + 1 and max(map(len, files)) < 110
     loaded = Comparison.load(folder)
     assert list(loaded.audits) == HOSTILE and loaded.missing == {"torn <b>": FAILS + "ValueError: <i>torn</i>"}
     assert loaded.drift["variant"].tolist() == list(models)
@@ -638,19 +638,48 @@ def damage(folder, change):
     (folder / "spec.json").write_text(json.dumps(spec))
 
 
+def in_units(folder, size=4, pictures=("a",)):
+    """As if it were the folder of a run."""
+    damage(folder, lambda spec: spec.update(pictures_per_unit=size, pictures=pictures))
+
+
+def unit(folder, name):
+    (file,) = folder.glob(f"units/{name}-????????.parquet")
+    return file
+
+
+def rewrite(file, change):
+    parts, about = unpacked(pd.read_parquet(file))
+    change(parts, about)
+    packed(parts, about).to_parquet(file)
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
         (lambda f: (f / "spec.json").unlink(), r"Expected a comparison in .*no spec\.json"),
         (lambda f: (f / "spec.json").write_text("{torn"), r"Cannot read .*spec\.json"),
-        (lambda f: damage(f, lambda s: s.update(kind="audit")), r"Cannot read .*spec\.json: .*expected a comparison"),
-        (lambda f: damage(f, lambda s: s.update(format=99)), r"spec\.json: .*expected a comparison of format 1"),
-        (lambda f: damage(f, lambda s: s.pop("variants")), r"Cannot read .*spec\.json: KeyError: 'variants'"),
-        (lambda f: damage(f, lambda s: s["variants"][0].pop("records")), r"Cannot read .*spec\.json: KeyError"),
-        (lambda f: (f / "causal.csv").unlink(), r"Expected a comparison in .*no causal\.csv"),
-        (lambda f: (f / "causal.csv").write_bytes(b"\xff\xfe\x00"), r"Cannot read .*causal\.csv"),
-        (lambda f: (f / "01-trained" / "table.csv").unlink(), r"01-trained.*no table\.csv"),
-        (lambda f: (f / "02-avgpool" / "signatures.parquet").write_bytes(b"torn"), r"02-avgpool.*signatures\.parquet"),
+        (lambda f: damage(f, lambda s: s.update(kind="audit")), r"Expected a comparison of format 2 .* its spec\.json"),
+        (lambda f: damage(f, lambda s: s.update(format=1)), r"Expected a comparison of format 2 .* its spec\.json"),
+        (lambda f: damage(f, lambda s: s.pop("variants")), r"Cannot read .*spec\.json: expected .* 'variants'"),
+        (lambda f: damage(f, lambda s: s.update(variants=[1])), r"Cannot read .*spec\.json: expected .* 'variants'"),
+        (lambda f: damage(f, lambda s: s.update(variants="ab")), r"Cannot read .*spec\.json: expected .* 'variants'"),
+        (lambda f: damage(f, lambda s: s.update(variants=[])), r"the audit of at least one variant in .*run, got none"),
+        (lambda f: in_units(f, size="4"), r"Cannot read .*spec\.json: expected .* pictures_per_unit above 0, got '4'"),
+        (lambda f: in_units(f, size=-1), r"Cannot read .*spec\.json: expected .* pictures_per_unit above 0, got -1"),
+        (lambda f: in_units(f, pictures=3), r"Cannot read .*spec\.json: expected a list of names as 'pictures'"),
+        (lambda f: unit(f, "causal-arm").write_bytes(b"\xff\xfe\x00"), r"Cannot read .*causal-arm-\w+\.parquet"),
+        (lambda f: unit(f, "audit-avgpool").write_bytes(b"torn"), r"Cannot read .*audit-avgpool-\w+\.parquet"),
+        (lambda f: unit(f, "variant-other").write_bytes(b"torn"), r"Cannot read .*variant-other-\w+\.parquet"),
+        (
+            lambda f: rewrite(unit(f, "variant-other"), lambda _, about: about["records"].append({})),
+            r"Cannot read .*variant-other",
+        ),
+        (
+            lambda f: rewrite(unit(f, "causal-arm"), lambda parts, _: parts.pop("effects")),
+            r"causal.*KeyError: 'effects'",
+        ),
+        (lambda f: rewrite(unit(f, "audit-other"), lambda parts, _: parts.pop("calls")), r"audit-other.*'calls'"),
     ],
 )
 def test_damaged_folders_are_named(compared, effects, tmp_path, harm, says):
@@ -658,6 +687,32 @@ def test_damaged_folders_are_named(compared, effects, tmp_path, harm, says):
     harm(folder)
     with pytest.raises(ValueError, match=says):
         Comparison.load(folder)
+
+
+def test_a_variant_whose_unit_is_not_there_is_missing(compared, effects, tmp_path):
+    """A comparison that was saved is read as a run is that is not done."""
+    folder = compared.save(tmp_path / "run")
+    unit(folder, "audit-avgpool").unlink()
+    loaded = Comparison.load(folder)
+    assert list(loaded.audits) == ["trained", "other"] and loaded.missing == {
+        "avgpool": "1 of 1 units are not done yet"
+    }
+    assert loaded.drift["note"].tolist() == ["", "1 of 1 units are not done yet", ""]
+    for file in folder.glob("units/audit-*"):
+        file.unlink()
+    with pytest.raises(
+        ValueError, match=r"the audit of at least one variant in .*run, got none: trained: 1 of 1 units"
+    ):
+        Comparison.load(folder)
+
+
+def test_nothing_is_written_over_something_else(compared, tmp_path):
+    for text in ('{"kind": "audit", "format": 2}', "[]", "{", '{"seed": 3}'):
+        (tmp_path / "spec.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a new folder or one of a comparison, got .* of something else"):
+            compared.save(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
+        assert (tmp_path / "spec.json").read_text() == text
 
 
 def test_reasons_are_one_line():

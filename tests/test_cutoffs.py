@@ -1,13 +1,13 @@
 """Cutoffs: found on a grid and by a race, against slow loops in numpy; read off spectra with known breaks; kept."""
 
 import dataclasses
-import json
 import math
 import pickle
 import warnings
 from itertools import pairwise, product
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +29,7 @@ from gradspec.forgrad import FORGrad
 from gradspec.fourier import identity_radius, low_pass, low_pass_mask
 from gradspec.metrics import Deletion, Faithfulness, MuFidelity
 from gradspec.results import Audit
+from gradspec.runs import packed, unpacked
 from gradspec.spectra import Signature
 from gradspec.targets import label_logit
 
@@ -709,8 +710,8 @@ def test_a_saved_fit_is_the_same(fitted, tmp_path, search, rule):
     for name in ("per_image", "control_scores", "table", "controls"):
         assert getattr(again, name).equals(getattr(fit, name)), name
     assert repr(again) == repr(fit) and again.plot().axes
-    assert sorted(path.name for path in (tmp_path / "a" / "fit").iterdir()) == ["per_image.parquet", "spec.json"]
-    assert fit.save(tmp_path / "a" / "fit").is_dir()  # again, into the same
+    assert sorted(path.name for path in (tmp_path / "a" / "fit").iterdir()) == ["spec.json", "units"]
+    assert len(list(fit.save(tmp_path / "a" / "fit").glob("units/*"))) == 1  # again, into the same
 
 
 def test_rules():
@@ -730,25 +731,57 @@ def test_damaged_folders_are_named(fitted, tmp_path):
     with pytest.raises(ValueError, match=r"Expected a cutoff fit in .*nowhere, but it has no spec\.json"):
         CutoffFit.load(tmp_path / "nowhere")
     folder = fitted["grid"].save(tmp_path / "fit")
-    table, spec = folder / "per_image.parquet", folder / "spec.json"
+    (table,), spec = folder.glob("units/*.parquet"), folder / "spec.json"
     whole, about = table.read_bytes(), spec.read_text()
     table.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"Cannot read .*per_image\.parquet"):
+    with pytest.raises(ValueError, match=rf"Cannot read .*{table.name}"):
         CutoffFit.load(folder)
     table.unlink()
-    with pytest.raises(ValueError, match=r"but it has no per_image\.parquet"):
+    with pytest.raises(ValueError, match=rf"but it has no {table.name}"):
         CutoffFit.load(folder)
     table.write_bytes(whole)
-    changed = {"cutoffs": [None, 9.0], "rounds": [{"pictures": 3, "cutoffs": [None]}]}
     for text, said in [
-        (about[:100], r"Cannot read .*spec\.json: JSONDecodeError"),
-        ("[]", "Expected a cutoff fit of format 1"),
-        (about.replace('"cutoff fit"', '"audit"'), "Expected a cutoff fit of format 1"),
-        (about.replace('"where"', '"were"'), r"Cannot read .*spec\.json: KeyError"),
-        (json.dumps(json.loads(about) | changed), r"spec\.json: ValueError: its cutoffs and pictures are not those"),
+        (about[:20], r"Cannot read .*spec\.json: JSONDecodeError"),
+        ("[]", "Expected a cutoff fit of format 2"),
+        (about.replace('"cutoff fit"', '"audit"'), "Expected a cutoff fit of format 2"),
+        (about.replace('"format": 2', '"format": 1'), "Expected a cutoff fit of format 2"),
     ]:
         spec.write_text(text)
         with pytest.raises(ValueError, match=said):
+            CutoffFit.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda parts, about: about.pop("where"), "KeyError: 'where'"),
+        (lambda parts, about: about.update(cutoffs=[None, 9.0]), "its cutoffs are not those of its pictures"),
+        (lambda parts, about: about["rounds"][0].update(pictures=3), "its cutoffs are not those of its pictures"),
+        (lambda parts, about: about.update(rounds=[{"pictures": "all"}]), "ValueError"),
+        (lambda parts, about: parts["per_image"].pop("label"), "its cutoffs are not those of its pictures"),
+        (lambda parts, about: parts.clear(), "KeyError: 'per_image'"),
+    ],
+)
+def test_a_unit_whose_parts_do_not_belong_together_is_named(fitted, tmp_path, harm, said):
+    folder = fitted["grid"].save(tmp_path)
+    (file,) = folder.glob("units/*.parquet")
+    parts, about = unpacked(pd.read_parquet(file))
+    harm(parts, about)
+    packed(parts, about).to_parquet(file)
+    with pytest.raises(ValueError, match=rf"Cannot read .*{file.name}: .*{said}"):
+        CutoffFit.load(folder)
+
+
+def test_a_unit_without_a_column_is_named(fitted, tmp_path):
+    """What the file says of its columns is not believed."""
+    folder = fitted["grid"].save(tmp_path)
+    (file,) = folder.glob("units/*.parquet")
+    table = pd.read_parquet(file)
+    for column in ("part", "picture", fitted["grid"].names[1]):
+        lacking = table.drop(columns=column)
+        assert lacking.attrs == table.attrs
+        lacking.to_parquet(file)
+        with pytest.raises(ValueError, match=rf"Cannot read .*{file.name}: .*{column}"):
             CutoffFit.load(folder)
 
 

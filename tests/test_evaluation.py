@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyarrow import parquet
 from torch import nn
 
 from gradspec import demo
@@ -36,6 +37,7 @@ from gradspec.forgrad import FORGrad, maps_of
 from gradspec.fourier import low_pass_mask
 from gradspec.metrics import Deletion, Faithfulness, Insertion, MuFidelity, PointingGame, RelevanceMass, Stability
 from gradspec.models import load_model
+from gradspec.runs import packed, unpacked
 from gradspec.spectra import signature
 from gradspec.statistics import bic_bf10, jzs_bf10, paired
 
@@ -1081,8 +1083,7 @@ def test_scores_come_back_from_their_folder(kept, tmp_path):
         assert np.array_equal(one.pixels, other.pixels)
     pd.testing.assert_frame_equal(back.summary(), kept.summary())
     pd.testing.assert_frame_equal(back.gains("F"), kept.gains("F"))
-    files = {path.name for path in (tmp_path / "deep" / "scores").iterdir()}
-    assert files == {"spec.json", "table.parquet", "costs.csv", "spectra.parquet", "examples.npz"}
+    assert {path.name for path in (tmp_path / "deep" / "scores").iterdir()} == {"spec.json", "units"}
 
 
 def test_shards_joined_are_the_whole():
@@ -1120,21 +1121,37 @@ def test_joined_scores_tell_where_something_was_left_out():
 
 
 def test_the_spec_is_plain_json_with_settings_in_words(kept, tmp_path):
-    spec = json.loads((kept.save(tmp_path) / "spec.json").read_text())
-    assert spec["kind"] == "scores" and spec["metrics"]["D"]["higher_is_better"] is False
+    folder = kept.save(tmp_path)
+    (file,) = folder.glob("units/*.parquet")
+    about = json.loads(parquet.read_schema(file).metadata[b"PANDAS_ATTRS"])["about"]  # JSON, not a pickle
+    spec = about["spec"]
+    assert json.loads((folder / "spec.json").read_text())["kind"] == "scores"
+    assert spec == json.loads(json.dumps(kept.spec)) and spec["metrics"]["D"]["higher_is_better"] is False
     assert spec["metrics"]["F"]["settings"] == "Faithfulness(steps=4)"
     assert spec["rows"][2]["name"] == "Saliency*" and spec["rows"][2]["cutoff"] == 2.0
-    assert spec["missing"][0][:3] == ["broken", "none", ""] and "/" not in json.dumps(spec["rows"])
+    assert about["missing"][0][:3] == ["broken", "none", ""] and "/" not in json.dumps(spec["rows"])
 
 
-@pytest.mark.parametrize("damage", ["table.parquet", "costs.csv", "spec.json", "examples.npz"])
+@pytest.mark.parametrize("damage", ["spec.json", "units/*.parquet"])
 def test_a_damaged_folder_is_named(kept, tmp_path, damage):
     folder = kept.save(tmp_path)
-    (folder / damage).unlink()
-    with pytest.raises(ValueError, match=f"it has no {damage}"):
+    (file,) = folder.glob(damage)
+    file.unlink()
+    with pytest.raises(ValueError, match=f"it has no {file.name}"):
         Scores.load(folder)
-    (folder / damage).write_text("{")
-    with pytest.raises(ValueError, match=damage):
+    file.write_text("{")
+    with pytest.raises(ValueError, match=f"Cannot read .*{file.name}"):
+        Scores.load(folder)
+
+
+@pytest.mark.parametrize("part", ["table", "costs", "spectra", "examples"])
+def test_scores_without_one_of_their_tables_are_named(kept, tmp_path, part):
+    folder = kept.save(tmp_path)
+    (file,) = folder.glob("units/*.parquet")
+    parts, about = unpacked(pd.read_parquet(file))
+    parts.pop(part)
+    packed(parts, about).to_parquet(file)
+    with pytest.raises(ValueError, match=f"Cannot read .*{file.name}: KeyError: '{part}'"):
         Scores.load(folder)
 
 
@@ -1153,7 +1170,7 @@ def test_a_spec_that_cannot_be_written_writes_nothing(kept, tmp_path):
 @pytest.mark.parametrize("text", ['{"kind": "cutoff fit", "format": 1}', "[]", "{", '{"seed": 3}'])
 def test_scores_are_not_written_over_something_else(kept, tmp_path, text):
     (tmp_path / "spec.json").write_text(text)
-    with pytest.raises(ValueError, match=r"other than scores"):
+    with pytest.raises(ValueError, match=r"a new folder or one of scores, got .* spec\.json is of something else"):
         kept.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
     assert (tmp_path / "spec.json").read_text() == text
@@ -1216,7 +1233,7 @@ def test_settings_are_worded_in_one_place():
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"attributions": {}}, ValueError, "at least one attribution"),
+        ({"attributions": {}, "fits": {}, "controls": False}, ValueError, "at least one attribution"),
         ({"attributions": [Saliency()]}, TypeError, "as mappings"),
         ({"attributions": {"S": Saliency}}, TypeError, "such as Saliency\\(\\) as 'S'"),
         ({"attributions": {"S": torch.rand(2, 9, 11)}}, TypeError, "adapters.stored"),

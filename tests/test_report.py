@@ -37,6 +37,7 @@ from gradspec.reporting.subject import Subject, subject_of
 from gradspec.reporting.tables import Cell, side_by_side
 from gradspec.reporting.words import audit_words, culprit_words, input_words, labels_sentence
 from gradspec.results import Audit, Example
+from gradspec.runs import packed, unpacked
 from gradspec.spectra import Signature
 from gradspec.surgery import Change, Record
 
@@ -633,35 +634,109 @@ def test_hostile_variants_are_text(compared, tmp_path):
     assert page.words["h3"].count(HOSTILE) == 1 and len(page.all("svg")) == 6
 
 
+def rewrite(file: Path, table: pd.DataFrame, **changes: Any) -> None:
+    """Writes a unit as anybody can: its table, with what lies beside it."""
+    table = table.copy()
+    table.attrs = table.attrs | changes
+    table.to_parquet(file, index=False)
+
+
+def assert_sound_or_refused(folder: Path) -> None:
+    try:
+        html = text(gs.report(folder))
+    except ValueError as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
+    else:
+        assert_sound(html)
+
+
 WRONG: list[Any] = [None, 3, "text", [1, {"a": [2]}], {"<b>": {"a": {"b": {"c": {"d": {"e": 1}}}}}}, True, 1e400, [[]]]
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_wrong_types_in_a_spec_break_nothing(audited, tmp_path, no_drawing, value):
     folder = audited.save(tmp_path)
-    spec = json.loads(text(folder / "spec.json"))
-    kept = {"format", "kind", "pictures", "unseen", "examples"}
-    (folder / "spec.json").write_text(json.dumps(spec | dict.fromkeys(spec.keys() - kept, value)), encoding="utf-8")
+    (file,) = folder.glob("units/*.parquet")
+    whole = pd.read_parquet(file)
+    about = whole.attrs["about"]
+    rewrite(file, whole, about=about | {"spec": dict.fromkeys(about["spec"], value)})
     assert_sound(text(gs.report(folder)))
-    for name in ("pictures", "unseen", "examples"):
+    for changes in (*({name: value} for name in about), {"spec": {}}, {"spec": about["spec"] | {"surgery": [value]}}):
+        rewrite(file, whole, about=about | changes)
+        assert_sound_or_refused(folder)
+    for changes in ({"about": value}, {"columns": value}, {"about": about, "columns": {"calls": value}}):
+        rewrite(file, whole, **changes)
+        assert_sound_or_refused(folder)
+    spec = json.loads(text(folder / "spec.json"))
+    rewrite(file, whole)
+    kept = {"format", "kind"}
+    for name in spec.keys() - kept | {"variants", "pictures", "pictures_per_unit"}:
         (folder / "spec.json").write_text(json.dumps(spec | {name: value}), encoding="utf-8")
-        try:
-            html = text(gs.report(folder))
-        except ValueError as error:
-            assert str(folder) in str(error) and "\n" not in str(error)
-        else:
-            assert_sound(html)
+        assert_sound_or_refused(folder)
 
 
 def test_wrong_types_in_a_table_are_no_numbers(audited, tmp_path, no_drawing):
+    """Slopes are computed of the rings; what else is a number may be anything, and the rings too."""
     folder = audited.save(tmp_path)
-    table = audited.table.astype(object)
-    table.loc[1, ["slope_nyquist", "r2", "high_share"]] = "<b>1</b>", "inf", "[1]"
-    table.loc[2, ["call", "n"]] = np.nan, "many"
-    table.to_csv(folder / "table.csv", index=False)
-    page = assert_sound(text(gs.report(folder)))
-    row = next(row for row in page.rows if row[0] == "2" and len(row) > 9)
-    assert row[6:9] == ["–", "–", "–"]
+    (file,) = folder.glob("units/*.parquet")
+    whole = pd.read_parquet(file)
+    places = {part: list(whole.index[whole["part"] == part]) for part in ("calls", "new_power", "signatures")}
+    assert whole.attrs["columns"]["calls"]["channels"] == "int64"
+    kinds = whole.attrs["columns"] | {
+        "calls": whole.attrs["columns"]["calls"] | dict.fromkeys(("stage", "channels"), "object"),
+        "new_power": whole.attrs["columns"]["new_power"] | dict.fromkeys(("stage", "new_power"), "object"),
+    }
+    table = whole.astype({"stage": object, "channels": object, "new_power": object})
+    table[["stage", "channels", "new_power"]] = table[["stage", "channels", "new_power"]].map(str)
+    table.loc[places["calls"][1], ["stage", "channels"]] = "<b>1</b>", "many"
+    table.loc[places["calls"][2], ["stage", "channels"]] = "[1]", "inf"
+    first = table.loc[places["new_power"][0], "call"]
+    table.loc[places["new_power"], "new_power"] = table.loc[places["new_power"], "new_power"].where(
+        table.loc[places["new_power"], "call"] != first, "much"
+    )
+    rewrite(file, table, columns=kinds)
+    page, sound = assert_sound(text(gs.report(folder))), assert_sound(page_of(audited, tmp_path))
+    shown, expected = ([row for row in found.rows if len(row) > 9] for found in (page, sound))
+    differing = [(one[:3], a, b) for one, other in zip(shown, expected, strict=True)
+                 for a, b in zip(one, other, strict=True) if a != b]  # fmt: skip
+    assert len(differing) == 2 and {a for _, a, _ in differing} == {"–"}
+    read = subject_of(folder)
+    assert isinstance(read, Subject) and first in set(audited.culprits()["call"])
+    assert set(read.first.culprits()["call"]) == set(audited.culprits()["call"]) - {first}
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "value"),
+    [
+        ("signatures", "rings", ["1", "x"]),
+        ("signatures", "rings", [-1.0]),
+        ("signatures", "rings", None),
+        ("signatures", "high_share", "high"),
+        ("signatures", "call", "another"),
+        ("calls", "height", "many"),
+        ("calls", "height", -32),
+        ("calls", "width", 10**12),
+        ("calls", "infinite", "some"),
+        ("calls", "call", None),
+        ("examples", "shape", [-1, 1]),
+        ("examples", "shape", [2**40, 2**40]),
+        ("examples", "shape", ["8", "x"]),
+        ("examples", "shape", None),
+        ("examples", "values", ["x"]),
+        ("examples", "values", None),
+        ("examples", "array", None),
+    ],
+)
+def test_values_that_make_no_audit_are_refused_in_a_sentence(audited, tmp_path, part, column, value):
+    folder = audited.save(tmp_path)
+    (file,) = folder.glob("units/*.parquet")
+    parts, about = unpacked(pd.read_parquet(file))
+    cells = parts[part][column].astype(object).tolist()
+    parts[part] = parts[part].assign(**{column: pd.Series([value] * len(cells), dtype=object)})
+    packed(parts, about).to_parquet(file)
+    with pytest.raises(ValueError, match=rf"Cannot read .*{file.name}: \w+: ") as caught:
+        gs.report(folder)
+    assert "\n" not in str(caught.value) and not (tmp_path / "report.html").exists()
 
 
 def test_what_cannot_be_drawn_is_left_out_of_the_figures(audited, tmp_path):
@@ -697,9 +772,14 @@ def test_a_figure_that_cannot_be_drawn_is_a_sentence(audited, tmp_path, monkeypa
         ({"spec.json": '{"kind": ["audit"]}'}, "says .*audit"),
         ({"spec.json": "{}"}, "says 'nothing'"),
         ({"spec.json": "[]"}, "says 'list'"),
-        ({"spec.json": '{"kind": "audit", "format": 1}'}, "has no table.csv"),
-        ({"spec.json": '{"kind": "comparison", "format": 1}'}, "Cannot read"),
-        ({"spec.json": '{"kind": "comparison", "format": 1, "variants": [1]}'}, "Cannot read"),
+        ({"spec.json": '{"kind": "audit", "format": 1}'}, "Expected an audit of format 2"),
+        ({"spec.json": '{"kind": "audit", "format": 2}'}, r"has no audit-\w+\.parquet"),
+        ({"spec.json": '{"kind": "comparison", "format": 2}'}, "Cannot read .*spec.json: expected .* 'variants'"),
+        ({"spec.json": '{"kind": "comparison", "format": 2, "variants": [1]}'}, "Cannot read .*expected .* 'variants'"),
+        ({"spec.json": '{"kind": "comparison", "format": 2, "variants": ["a"]}'}, "a: 1 of 1 units are not done yet"),
+        ({"spec.json": '{"kind": "trials", "format": 2, "variants": 3}'}, "Cannot read .*expected .* 'variants'"),
+        ({"spec.json": '{"kind": "scores", "format": 2}'}, r"has no scores-\w+\.parquet"),
+        ({"spec.json": '{"kind": "cutoff fit", "format": 2}'}, r"has no fit-\w+\.parquet"),
     ],
 )
 def test_other_folders_are_refused_in_a_sentence(tmp_path, files, words):
@@ -713,9 +793,20 @@ def test_other_folders_are_refused_in_a_sentence(tmp_path, files, words):
 
 def test_a_table_without_its_columns_is_refused(audited, tmp_path):
     folder = audited.save(tmp_path)
-    audited.table.drop(columns="r2").to_csv(folder / "table.csv", index=False)
-    with pytest.raises(ValueError, match="Expected a column 'r2' in the table"):
+    (file,) = folder.glob("units/*.parquet")
+    whole = pd.read_parquet(file)
+    for column in whole.columns:
+        rewrite(file, whole.drop(columns=column))
+        with pytest.raises(ValueError, match=rf"Cannot read .*{file.name}: .*{column}") as caught:
+            gs.report(folder)
+        assert "\n" not in str(caught.value)
+    parts, about = unpacked(whole)
+    parts["new_power"].pop("image")  # neither it nor that it had one
+    packed(parts, about).to_parquet(file)
+    with pytest.raises(ValueError, match="Expected a column 'image' in the table of new power"):
         gs.report(folder)
+    with pytest.raises(ValueError, match="Expected a column 'r2' in the table"):
+        gs.report(replace(audited, table=audited.table.drop(columns="r2")), tmp_path / "page.html")
 
 
 def test_wrong_arguments_are_refused(audited, tmp_path):

@@ -18,6 +18,7 @@ from gradspec.evaluation import Missing, Scores
 from gradspec.reporting import figures
 from gradspec.reporting.figures import Picture
 from gradspec.reporting.forgrad import before_after_table, fits_table, gain_words, trial_caveats, trial_words
+from gradspec.runs import packed, unpacked
 from gradspec.trials import Trial, Trials, alone, failures, tried
 from tests.test_report import NASTY, Reader, assert_sound, small_net, text
 
@@ -285,9 +286,9 @@ def test_hostile_names_are_text(trials, tmp_path):
     [
         (lambda spec: spec.pop("variants"), "Cannot read"),
         (lambda spec: spec.update(variants=[1]), "Cannot read"),
-        (lambda spec: spec.update(format=99), "of format 1"),
-        (lambda spec: spec["variants"][0].update(fits=["Other"]), "Other"),
-        (lambda spec: spec["variants"][0].update(accuracy="high"), "Cannot read"),
+        (lambda spec: spec.update(format=1), "of format 2"),
+        (lambda spec: spec.update(pictures_per_unit="many"), "Cannot read"),
+        (lambda spec: spec.update(fits=["Other"]), "Cannot read"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_a_sentence(trials, tmp_path, change, says):
@@ -299,10 +300,73 @@ def test_a_damaged_folder_is_refused_in_a_sentence(trials, tmp_path, change, say
         gs.report(tmp_path / "run")
 
 
+def rewrite(folder, name, change):
+    (file,) = folder.glob(f"units/{name}-????????.parquet")
+    parts, about = unpacked(pd.read_parquet(file))
+    change(parts, about)
+    packed(parts, about).to_parquet(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("facts-trained", lambda _, about: about.update(accuracy="high")),
+        ("facts-trained", lambda _, about: about.update(methods=3)),
+        ("facts-trained", lambda _, about: about.update(methods=[3])),
+        ("facts-trained", lambda _, about: about.update(failed="all")),
+        ("facts-trained", lambda _, about: about.update(spectral_how={"a": []}, spectral=[1])),
+        ("variant-blurpool", lambda _, about: about.pop("reason")),
+        ("fit-trained-Saliency", lambda _, about: about.update(where=3, cutoffs="all")),
+        ("fit-trained-Saliency", lambda parts, _: parts["per_image"].pop("picture")),
+        ("fit-trained-Saliency", lambda parts, _: replaced(parts, "per_image", picture=["a"])),
+        ("scores-trained", lambda parts, _: replaced(parts, "table", value="high")),
+        ("scores-trained", lambda parts, _: parts["table"].pop("value")),
+        ("scores-trained", lambda _, about: about.update(missing=[["a"]])),
+        ("scores-trained", lambda _, about: about.update(examples=[["a", 1, 1, [["Saliency", "none"]]]])),
+        ("scores-trained", lambda _, about: about["spec"].pop("rows")),
+    ],
+)
+def test_a_damaged_unit_is_refused_in_a_sentence(trials, tmp_path, name, change):
+    folder = trials.save(tmp_path / "run")
+    rewrite(folder, name, change)
+    with pytest.raises(ValueError, match=r"^Cannot read ") as caught:
+        gs.report(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    assert not Path(folder, "report.html").exists()
+
+
+def replaced(parts, part, **cells):
+    rows = range(len(parts[part]))
+    parts[part] = parts[part].assign(**{k: pd.Series([v for _ in rows], dtype=object) for k, v in cells.items()})
+
+
+@pytest.mark.parametrize("name", ["variant-trained", "facts-trained", "fit-trained-Saliency", "scores-trained"])
+def test_what_is_not_there_yet_is_said(trials, tmp_path, name, no_drawing):
+    """A folder of trials is read as that of a run that is not done; a torn file is not one that is missing."""
+    folder = trials.save(tmp_path / "run")
+    (file,) = folder.glob(f"units/{name}-????????.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match=rf"Cannot read .*{file.name}"):
+        gs.report(folder)
+    file.unlink()
+    assert_sound(text(gs.report(folder)))
+    found = Trials.load(folder).of("trained")
+    told = {"variant-trained": found.reason, "fit-trained-Saliency": found.failed.get("Saliency", "")}
+    assert told.get(name, "1 of 1 units are not done yet") == "1 of 1 units are not done yet"
+    assert (found.scores is None) == (name in ("variant-trained", "scores-trained"))
+    assert np.isnan(found.accuracy) == (name in ("variant-trained", "facts-trained"))
+
+
 def test_columns_of_another_type_are_refused_in_a_sentence(tmp_path):
     folder = scores_of({"Saliency": BETTER}).save(tmp_path / "scores")
-    table = pd.read_parquet(folder / "table.parquet").drop(columns="value")
-    table.to_parquet(folder / "table.parquet")
+    (file,) = folder.glob("units/*.parquet")
+    whole = pd.read_parquet(file)
+    whole.drop(columns="value").to_parquet(file)  # while its words still name it
+    with pytest.raises(ValueError, match=rf"Cannot read .*{file.name}: .*'value'"):
+        gs.report(folder)
+    whole.to_parquet(file)
+    rewrite(folder, "scores", lambda parts, _: parts["table"].pop("value"))
     with pytest.raises(ValueError, match="Cannot read the scores"):
         gs.report(folder)
     assert not Path(folder, "report.html").exists()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import gradspec as gs
-from gradspec.commands.auditing import AuditCommand, compared, write
-from gradspec.commands.evaluating import EvaluateCommand, metrics_of
+from gradspec.commands.auditing import AuditCommand, audited, write
+from gradspec.commands.evaluating import EvaluateCommand
 from gradspec.commands.options import note
 from gradspec.commands.pictures import as_input, held, input_size
+from gradspec.commands.running import check_done
 from gradspec.commands.showing import told, write_tables
-from gradspec.commands.trying import methods_of_trial, try_variants
+from gradspec.commands.trying import REPORTED, SELECTED, tried_on
+from gradspec.commands.working import Shop, forget
 from gradspec.folders import claimed
 
 if TYPE_CHECKING:
     from torch import nn
 
     from gradspec.commands.pictures import Held
-    from gradspec.trials import Trials
 
 MODEL = "demo:vgg_max"
 VARIANTS = (
@@ -36,8 +36,7 @@ METHODS = ("Saliency", "GradientInput", "GuidedBackprop")
 FITTED = ("trained", "avgpool", "demo:vgg_avg")  # the network, its surgery, its retrained twin
 CUTOFFS = (16.0, 8.0, 5.0, 3.0, 2.0, 1.0)  # and no filter: a coarse grid, so that the demo takes minutes
 METRICS = ("Faithfulness", "Deletion", "Insertion")
-AUDITED, SELECTED, REPORTED = 64, 32, 64  # pictures, none of them in two parts
-_MARK = "DEMO.txt"
+AUDITED, SELECTED_PICTURES, REPORTED_PICTURES = 64, 32, 64  # pictures, none of them in two parts
 
 
 @dataclass(frozen=True)
@@ -51,33 +50,58 @@ class DemoCommand:
     def run(self) -> None:
         """Compares trained, untrained, average-pooled and retrained networks, fits, scores; the last line printed is
         the page."""
-        command = AuditCommand(MODEL, out=self.out, limit=AUDITED, variants=VARIANTS, causal=True)
-        with claimed(self.out, mark=_MARK) as out:
-            (out / _MARK).write_text("`gradspec demo` wrote this folder and may overwrite it.\n", encoding="utf-8")
-            model = gs.load_model(MODEL)
-            pictures = _pictures(model, AUDITED)
-            found = compared(command, model, (pictures.images, pictures.labels))
-            tried = _tried(model, out)
-            write(command, found, out, also=told(tried))
+        import torch
+
+        from gradspec.reporting.subject import FORGRAD
+        from gradspec.trials import Trials
+
+        with claimed(self.out, mark="spec.json") as out:
+            if (out / "spec.json").exists():
+                _clear(out)
+            cores = torch.get_num_threads()  # a look at one machine, not a run to be merged with others
+            audit = AuditCommand(MODEL, limit=AUDITED, variants=VARIANTS, causal=True, threads=cores)
+            trial = EvaluateCommand(
+                MODEL, method=METHODS, variants=FITTED, cutoffs=CUTOFFS, metrics=METRICS, threads=cores
+            )
+            try:
+                failed = audited(Shop(audit, _to_audit, out.resolve()), demo=True)
+                counts = f"{SELECTED_PICTURES} pictures to fit on, {REPORTED_PICTURES} to report on"
+                note(f"FORGrad: {len(METHODS)} methods on {len(FITTED)} networks, {counts}")
+                # where the page of the comparison looks for it
+                failed += tried_on(Shop(trial, _to_try, (out / FORGRAD).resolve()))
+                trials = Trials.load(out / FORGRAD)
+                write_tables(trials, out / FORGRAD)
+                write(audit, out, failed, also=told(trials))
+            finally:
+                forget()
+        check_done(failed, out)
 
 
-def _tried(model: nn.Module, out: Path) -> Trials:
-    """The cutoffs of a few cheap methods, and their scores on other pictures."""
-    from gradspec.reporting.subject import FORGRAD
+def _clear(out: Path) -> None:
+    """Removes a previous demo, which may be of other settings.
 
-    out = out / FORGRAD  # where the page of the comparison looks for it
-    if out.is_dir():  # a previous demo's: its fits would stand beside these
-        shutil.rmtree(out)
-    out.mkdir()
-    command = EvaluateCommand(MODEL, method=METHODS, variants=FITTED, cutoffs=CUTOFFS, metrics=METRICS)
-    counts = f"{SELECTED} pictures to fit on, {REPORTED} to report on"
-    note(f"FORGrad: {len(METHODS)} methods on {len(FITTED)} networks, {counts}")
-    selection = _pictures(model, SELECTED, start=AUDITED)
-    report = _pictures(model, REPORTED, start=AUDITED + SELECTED)
-    methods, metrics = methods_of_trial(command), metrics_of(command)
-    found = try_variants(command, model, methods, selection, report, out, metrics=metrics)
-    write_tables(found, out)
-    return found
+    Raises:
+        ValueError: The folder holds anything else.
+    """
+    from gradspec.runs import Store
+
+    spec = Store(out).spec
+    if not (isinstance(spec, dict) and spec.get("demo")):
+        raise ValueError(f"{out} already holds files: name a new folder with --out, or remove this one.")
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _to_audit(_: Any, model: nn.Module) -> dict[str, Any]:
+    return {"pictures": _pictures(model, AUDITED)}
+
+
+def _to_try(_: Any, model: nn.Module) -> dict[str, Any]:
+    selected = _pictures(model, SELECTED_PICTURES, start=AUDITED)
+    return {SELECTED: selected, REPORTED: _pictures(model, REPORTED_PICTURES, start=AUDITED + SELECTED_PICTURES)}
 
 
 def _pictures(model: nn.Module, count: int, start: int = 0) -> Held:

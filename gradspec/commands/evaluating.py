@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from gradspec.commands.networks import loaded
 from gradspec.commands.options import check_names, note
 from gradspec.commands.pictures import parted, without
+from gradspec.commands.running import check_done, run_folder
 from gradspec.commands.showing import show
-from gradspec.commands.trying import Trying, check_trial, methods_of_trial, pictures_of, try_variants
-from gradspec.folders import claimed, first_free
+from gradspec.commands.trying import (
+    REPORTED,
+    SELECTED,
+    Trying,
+    check_trial,
+    methods_of_trial,
+    pictures_of,
+    tried_on,
+)
+from gradspec.commands.working import Shop, forget
+from gradspec.folders import first_free
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gradspec.trials import Trials
 
 
@@ -38,35 +49,45 @@ class EvaluateCommand(Trying):
     shared: one cutoff for all methods; gaussian: a Gaussian of equal bandwidth."""
 
     def run(self) -> None:
-        """Fits where it has to, scores, saves each as soon as it is finished, draws, writes the page, prints tables."""
+        """Fits where it has to, scores, keeps each unit as it is done, draws, writes the page, prints tables."""
         check_trial(self)
         check_names(metrics=self.metrics, arms=self.arms)
         if not 0 < self.select < 1:
             raise ValueError(
                 f"--select must lie between 0 and 1, the part of the pictures to fit on; got {self.select:g}."
             )
-        methods, metrics, fits = methods_of_trial(self), metrics_of(self), _fits(self)
-        with claimed(self.out or first_free(f"{self.model}-evaluate")) as out:
-            model = loaded(self)
-            pictures = pictures_of(self, model, count=64)
-            if fits is None:
-                selection, report = parted(pictures, self.select, self.seed)
-            else:
-                selection, report = None, _unseen(pictures, fits)
-            found = try_variants(
-                self, model, methods, selection, report, out, fits=fits, metrics=metrics, arms=self.arms
-            )
-            show(found, out)
+        methods_of_trial(self)
+        self.scored_by()
+        fits = _fits(self)
+        with run_folder(self, self.out or first_free(f"{self.model}-evaluate"), "trials") as out:
+            try:
+                failed = tried_on(Shop(self, _pictures, out.resolve()), fits)
+                show(self, out, failed)
+            finally:
+                forget()
+        check_done(failed, out)
+
+    def scored_by(self) -> dict[str, Any] | None:
+        """Returns the metrics of --metrics by their names; None for those of `gs.evaluate`.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        from gradspec.names import metric_named
+
+        if self.metrics is None:
+            return None
+        kinds: list[Any] = [metric_named(name) for given in self.metrics for name in given.split(",") if name.strip()]
+        return {kind.__name__: kind(seed=self.seed) if hasattr(kind, "seed") else kind() for kind in kinds}
 
 
-def metrics_of(command: EvaluateCommand) -> dict[str, Any] | None:
-    """Returns the metrics of --metrics by their names; None for those of `gs.evaluate`."""
-    from gradspec.names import metric_named
-
-    if command.metrics is None:
-        return None
-    kinds: list[Any] = [metric_named(name) for given in command.metrics for name in given.split(",") if name.strip()]
-    return {kind.__name__: kind(seed=command.seed) if hasattr(kind, "seed") else kind() for kind in kinds}
+def _pictures(command: EvaluateCommand, model: nn.Module) -> dict[str, Any]:
+    """The pictures to fit on and those to report on; of fits that were made before only the latter."""
+    pictures, fits = pictures_of(command, model, count=64), _fits(command)
+    if fits is not None:
+        return {REPORTED: _unseen(pictures, fits)}
+    selected, reported = parted(pictures, command.select, command.seed)
+    return {SELECTED: selected, REPORTED: reported}
 
 
 def _fits(command: EvaluateCommand) -> Trials | None:

@@ -53,19 +53,23 @@ def folder_of(command: Chosen, model: nn.Module) -> Any:
     return gs.load_images(command.images, model, command.limit, batch_size=batch, seed=command.seed, size=command.size)
 
 
-def generated(command: Chosen, model: nn.Module, count: int = _GENERATED) -> torch.Tensor:
+def generated(command: Chosen, model: nn.Module, count: int = _GENERATED, *, say: bool = True) -> torch.Tensor:
     """Returns generated pictures (N, C, H, W) as the model wants them, drawn at its input size: nothing smooths them.
 
     Args:
         command: --limit says how many, --size how large.
         model: What takes them.
         count: N, where --limit does not say.
+        say: That they are generated, on stderr.
     """
     from gradspec import demo
 
     height, width = (command.size, command.size) if command.size else input_size(model)
     images = demo.pictures(command.limit or count, size=(height, width), seed=command.seed).images
-    note(f"no --images: {len(images)} generated pictures, {height} x {width}, labelled by the network's predictions")
+    if say:
+        note(
+            f"no --images: {len(images)} generated pictures, {height} x {width}, labelled by the network's predictions"
+        )
     return as_input(model, images)
 
 

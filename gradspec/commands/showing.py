@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradspec as gs
+from gradspec.commands.options import note
+from gradspec.commands.running import Running, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradspec.runs import Failure
     from gradspec.trials import Trials
 
 
-def show(trials: Trials, out: Path) -> None:
-    """Writes tables, figures and the page beside the fits and prints what they say; the last line is the page.
+def show(command: Running, out: Path, failed: Sequence[Failure]) -> None:
+    """Writes tables, figures and the page of a run and prints what they say; the last line is the page.
+
+    Args:
+        command: The options.
+        out: The run's folder.
+        failed: Units that failed.
 
     Raises:
         RuntimeError: No method applies to any variant.
     """
-    from gradspec.trials import failures
+    from gradspec.trials import Trials, failures
 
-    write_tables(trials, out)
+    trials = Trials.load(out)
+    if not trials.fitted and not trials.scored:
+        if failed:
+            raise RuntimeError(f"No cutoff could be fitted: {failures(trials)[0][-1]}")
+        return note(f"nothing to show yet: {failures(trials)[0][-1]}")  # another shard's turn
+    tables = write_tables(trials, out)
     figures, page = draw(trials, out / "figures"), gs.report(out)  # before any print: a reader may close the pipe
+    if command.json:
+        return print_json(out, failed, tables, page=str(page), figures=[str(figure) for figure in figures])
     print(told(trials))
     print("\nfigures (an SVG beside each):", *figures, sep="\n  ")
     print(f"\nfits saved to {out}, their page: {page}")
-    if not trials.fitted and not trials.scored:
-        raise RuntimeError(f"No cutoff could be fitted: {failures(trials)[0][-1]}")
+    return None
 
 
-def write_tables(trials: Trials, out: Path) -> None:
-    """Writes the fits, and where there are scores gains and all means, as CSV to read."""
-    trials.table().to_csv(out / "fits.csv", index=False)
+def write_tables(trials: Trials, out: Path) -> dict[str, pd.DataFrame]:
+    """Returns the fits, and where there are scores gains and all means, written as CSV to read."""
+    tables = {"fits": trials.table()}
     if trials.scored:
-        trials.gains().to_csv(out / "gains.csv", index=False)
-        trials.summary().to_csv(out / "summary.csv", index=False)
+        tables |= {"gains": trials.gains(), "summary": trials.summary()}
+    for name, table in tables.items():
+        table.to_csv(out / f"{name}.csv", index=False)
+    return tables
 
 
 def draw(trials: Trials, folder: Path) -> list[Path]:

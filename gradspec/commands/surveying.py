@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,28 +11,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 import gradspec as gs
-from gradspec.commands.options import as_json, check_numbers, note
+from gradspec.commands.options import check_numbers, note
 from gradspec.commands.pictures import folder_of, generated
+from gradspec.commands.running import Running, check_done, done, frozen, print_json, run_folder, shard_of
+from gradspec.commands.working import device_here
+from gradspec.folders import first_free
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FREE = ("out", "scheduler", "shard", "json")  # options that change how a run is done, not what it finds
+    from gradspec.runs import Failure, Store
+
+KIND = "atlas"
 
 
 @dataclass(frozen=True)
-class AtlasCommand:
+class AtlasCommand(Running):
     """Audit many networks into one table: how much high frequency reaches each one's input, and what puts it there."""
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     """Names as for `gradspec audit`, or patterns with * and ? among timm's, torchvision's and the embedded ones."""
-    out: Path = Path("runs/atlas")
-    """Folder of the run. One of the same options goes on where it stopped; folders of several machines are merged by
-    copying their units together."""
+    out: Path | None = None
+    """Folder of the run: new, empty, or that of one with the same options, which goes on where it stopped, with other
+    networks too. Without it: the first free runs/atlas-N."""
     images: Path | None = None
     """Folder of pictures; labels are not used. Without it: generated pictures of each network's input size."""
     weights: str = "none"
     """none (untrained, drawn from --seed) or default (pretrained)."""
+    draws: int = 1
+    """Of untrained weights, from seeds --seed, --seed + 1, ...: means are shown, and how far they scatter."""
     limit: int = 8
     """Number of pictures."""
     seed: int = 0
@@ -43,61 +50,86 @@ class AtlasCommand:
     """Pictures per batch."""
     device: str | None = None
     """cpu, cuda, ... Without it: the CPU."""
-    threads: int = 1
-    """Of torch in every process: a run has the same numbers however it is spread."""
-    scheduler: str | None = None
-    """local or local:N for N processes here, tcp://HOST:PORT or a scheduler's file for a Dask cluster (the extra
-    cluster). Without it: one network after the other."""
-    shard: str | None = None
-    """I/N: every N-th network from the I-th on, for job arrays."""
-    json: bool = False
-    """Print the table as JSON."""
 
     def run(self) -> None:
         """Audits what is not done yet, writes and prints the table; fails at the end where a network did."""
-        from gradspec.runs import Store, Unit, run
-
-        check_numbers(self, limit=1, seed=0, size=1, batch_size=1, threads=1)
-        names, shard = _names(self.models), _shard(self.shard)
-        settings = {name: value for name, value in as_json(self).items() if name not in (*_FREE, "models")}
-        store = Store.open(self.out, {"kind": "atlas", **settings, "gradspec": gs.__version__})
-        units = [Unit(name, partial(audited, name, self)) for name in names]
-        failed = run(units, store, scheduler=self.scheduler, shard=shard, threads=self.threads)
-        self._write(_collected(names, store))
-        if failed:
-            told = "; ".join(f"{name}: {reason}" for name, reason in failed[:5])
-            raise RuntimeError(f"{len(failed)} of {len(names)} networks failed ({told}): see {self.out / 'errors'}.")
-
-    def _write(self, table: pd.DataFrame) -> None:
-        from gradspec import plots
-        from gradspec.atlas import as_text
-
-        if self.json:
-            print(json.dumps(json.loads(table.to_json(orient="records") or "[]"), indent=1))
-        if table.empty:
-            return  # nothing is done yet, which was noted
-        told = as_text(table)
-        told.to_csv(self.out / "atlas.csv", index=False, float_format="%.5g")
-        figures = plots.save(plots.atlas(table), self.out / "atlas")
-        if not self.json:
-            shown = ["network", "slope_nyquist", "se_nyquist", "high_share", "culprits"]
-            print(told[shown].to_string(index=False, float_format="%.3f"))
-            print("", *figures, self.out / "atlas.csv", sep="\n")
+        check_numbers(self, limit=1, seed=0, size=1, batch_size=1, threads=1, draws=1)
+        shard_of(self)
+        if self.weights != "none" and self.draws > 1:
+            raise ValueError(f"--draws is of untrained weights: of --weights {self.weights} there is one.")
+        names = _names(self.models)
+        plain = replace(self, models=())  # a folder takes further networks
+        with run_folder(plain, self.out or first_free("atlas"), KIND) as out:
+            failed = surveyed(plain, names, out)
+            write(self, names, out, failed)
+        check_done(failed, out)
 
 
-def audited(name: str, command: AtlasCommand) -> pd.DataFrame:
+def surveyed(command: AtlasCommand, names: Sequence[str], out: Path) -> tuple[Failure, ...]:
+    """Audits networks that are not in the run's folder yet, and returns the units that failed."""
+    from gradspec.runs import Store, Unit
+
+    store = Store.open(out, frozen(command, KIND))
+    units = [
+        Unit(_unit(name, draw, command), partial(audited, name, draw, command))
+        for name in names
+        for draw in range(command.draws)
+    ]
+    return done(command, store, units)
+
+
+def _unit(name: str, draw: int, command: AtlasCommand) -> str:
+    from gradspec.runs import unit_name
+
+    return unit_name(name, *([f"draw {draw}"] if command.draws > 1 else []))
+
+
+def audited(name: str, draw: int, command: AtlasCommand) -> pd.DataFrame:
     """Returns a network's row of the atlas; a function of a module, so that other processes can be given it."""
     import torch
 
     from gradspec.atlas import entry
 
-    model = gs.load_model(name, command.weights, seed=command.seed)
+    model = gs.load_model(name, command.weights, seed=command.seed + draw)
     if command.images:
         images = torch.cat([batch[0] for batch in folder_of(command, model)])
     else:
-        images = generated(command, model)
-    options: Any = {"seed": command.seed, "batch_size": command.batch_size, "device": command.device}
-    return entry(gs.audit(model, images, progress=False, **options)).assign(network=name)
+        images = generated(command, model, say=False)
+    options: Any = {"seed": command.seed, "batch_size": command.batch_size, "device": device_here(command.device)}
+    return entry(gs.audit(model, images, progress=False, **options)).assign(network=name, draw=draw)
+
+
+def write(command: AtlasCommand, names: Sequence[str], out: Path, failed: Sequence[Failure]) -> None:
+    """Writes the table and the figure into the run's folder, and prints it."""
+    from gradspec import plots
+    from gradspec.atlas import as_text
+    from gradspec.runs import Store
+
+    table = collected(Store(out), [_unit(name, draw, command) for name in names for draw in range(command.draws)])
+    if command.json:
+        print_json(out, failed, {KIND: table})
+    if table.empty:
+        return  # nothing is done yet, which was noted
+    told = as_text(table)
+    told.to_csv(out / "atlas.csv", index=False, float_format="%.5g")
+    figures = plots.save(plots.atlas(table), out / "atlas")
+    if not command.json:
+        columns = ["network", "slope_nyquist", "sd_nyquist" if command.draws > 1 else "se_nyquist", "high_share"]
+        shown: Any = table[columns].assign(culprits=told["culprits"])
+        print(shown.to_string(index=False, float_format="%.3f"))
+        print("", *figures, out / "atlas.csv", sep="\n")
+
+
+def collected(store: Store, units: Sequence[str]) -> pd.DataFrame:
+    """Returns the ranked table of the units that are done; empty where none is."""
+    import pandas as pd
+
+    from gradspec.atlas import ranked
+
+    there = [unit for unit in units if store.done(unit)]
+    if len(there) < len(units):
+        note(f"{len(units) - len(there)} of {len(units)} networks are not in {store.folder} yet")
+    return ranked(pd.concat([store.read(unit) for unit in there], ignore_index=True)) if there else pd.DataFrame()
 
 
 def _names(given: tuple[str, ...]) -> list[str]:
@@ -116,23 +148,3 @@ def _names(given: tuple[str, ...]) -> list[str]:
     if not found:
         raise ValueError("atlas needs at least one MODEL.")
     return list(found)
-
-
-def _shard(given: str | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    part, _, parts = given.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise ValueError(f"--shard must be I/N with I from 0 to N - 1, got {given}.")
-    return int(part), int(parts)
-
-
-def _collected(names: list[str], store: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    from gradspec.atlas import ranked
-
-    done = [name for name in names if store.done(name)]
-    if len(done) < len(names):
-        note(f"{len(names) - len(done)} of {len(names)} networks are not in {store.folder} yet")
-    return ranked(pd.concat([store.read(name) for name in done], ignore_index=True)) if done else pd.DataFrame()

@@ -1,9 +1,8 @@
-"""What `gradspec fit`, `evaluate` and `demo` do: fits and scores of every variant and method, each kept at once."""
+"""What `gradspec fit` and `evaluate` do, in units: a fit, and scores, of each variant and method on some pictures."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,21 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import gradspec as gs
-from gradspec.commands.book import Book
-from gradspec.commands.networks import check_fits, variants_of
+from gradspec.commands.networks import check_fits, variant_names
 from gradspec.commands.options import check_numbers, check_variants, methods_of, note
 from gradspec.commands.pictures import folder_of, generated, held
+from gradspec.commands.running import Running, done, frozen, shard_of, warn_skipped
+from gradspec.commands.working import Shop, applying, cost_of, name_pictures, of_pictures, opened
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
     from gradspec.attributions import Attribution
     from gradspec.cutoffs import CutoffFit
-    from gradspec.trials import Trial, Trials
+    from gradspec.runs import Failure, Span, Store
+    from gradspec.trials import Trials
+
+SELECTED, REPORTED = "selected", "reported"  # pictures to fit on, and to score
+EXAMPLES = 3  # pictures whose maps are kept to look at
 
 
 @dataclass(frozen=True)
-class Trying:
+class Trying(Running):
     """The options of commands that fit cutoffs."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -50,7 +55,8 @@ class Trying:
     """At most so many pictures of the folder; without --images, how many to generate (where not given 32 to fit, 64 to
     evaluate)."""
     out: Path | None = None
-    """Folder to write to, new or empty. Without it: the first free runs/MODEL-fit-N, or runs/MODEL-evaluate-N."""
+    """Folder of the run: new, empty, or that of one with the same options, which goes on where it stopped. Without it:
+    the first free runs/MODEL-fit-N, or runs/MODEL-evaluate-N."""
     weights: str = "default"
     """As for `gradspec audit`."""
     device: str | None = None
@@ -63,11 +69,14 @@ class Trying:
     """Seed of untrained weights, generated pictures, the pictures that are chosen, and random numbers."""
     size: int | None = None
     """Side of the pictures in pixels. Without it: the network's own."""
+    pictures_per_unit: int = 16
+    """Pictures in a unit of the run, which one process does and keeps in one file; a race takes all."""
 
 
 def check_trial(command: Trying) -> None:
     """Raises ValueError for what no network and no folder could make right, before anything is loaded."""
-    check_numbers(command, batch_size=1, limit=1, size=1, seed=0)
+    check_numbers(command, batch_size=1, limit=1, size=1, seed=0, threads=1, pictures_per_unit=1)
+    shard_of(command)
     check_variants(command.variants, command.weights)
     if command.cutoffs is not None:
         from gradspec.cutoffs.grid import checked_cutoffs
@@ -101,135 +110,206 @@ def pictures_of(command: Trying, model: nn.Module, count: int = 32) -> Any:
     return folder_of(command, model) if command.images else held(generated(command, model, count))
 
 
-# ---- trying ----------------------------------------------------------------------------------
+# ---- the run ---------------------------------------------------------------------------------
 
 
-def try_variants(
-    command: Trying,
-    model: nn.Module,
-    methods: Mapping[str, Attribution],
-    selection: Any,
-    report: Any,
-    out: Path,
-    *,
-    fits: Trials | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    arms: Sequence[Any] = ("abs",),
-    examples: int = 3,
-) -> Trials:
-    """Returns the fits, and the scores on other pictures, of every variant; each is on the disk before the next begins.
+def tried_on(shop: Shop, fits: Trials | None = None) -> tuple[Failure, ...]:
+    """Fits and scores what is not done yet, and returns the units that failed.
 
     Args:
-        command: How.
-        model: The network, untouched.
-        methods: By their names.
-        selection: Pictures to fit on; None where `fits` are given.
-        report: Pictures to score on; None: only fits.
-        out: Folder to write to.
+        shop: Where, with pictures to fit on (part `SELECTED`), to score (`REPORTED`), or both.
         fits: Fits that were made before.
-        metrics: As for `gs.evaluate`.
-        arms: As for `gs.evaluate`.
-        examples: Pictures whose maps are kept to look at.
 
     Raises:
-        ValueError: No variant applies to the network.
+        ValueError: No variant applies to the network; the folder holds something else.
     """
-    models, missing = variants_of(command, model, report if selection is None else selection)
-    book = Book(command, methods, out, missing, scores=report is not None)
-    labelled = (report if selection is None else selection).labels is not None
-    first = next(iter(models.values()))
-    selection, report = (_labelled(command, first, part) for part in (selection, report))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipped in")  # the book says it, once for all variants
-            for name, changed in models.items():
-                engine = _engine(command, changed)
-                if fits is not None:
-                    book.keep(name, _known_fits(fits, name, methods))
-                    check_fits(book.of(name).fits, changed)
-                else:
-                    book.note(name, **_facts(command, changed, engine, selection, labelled))
-                    for method, attribution in methods.items():
-                        book.add(name, method, partial(_fit, command, engine, attribution, selection))
-                if report is not None:
-                    how = {"metrics": metrics, "arms": arms, "examples": examples}
-                    book.score(name, partial(_scored, command, engine, methods, book.of(name), report, labelled, **how))
-    finally:
-        book.close([part for part in (selection, report) if part is not None])
-    return book.trials
+    from gradspec.cutoffs.identity import fingerprint
+    from gradspec.names import settings_of
+
+    command = shop.command
+    methods = methods_of_trial(command)
+    names = variant_names(command)
+    about: dict[str, Any] = {"model": command.model, "network": fingerprint(shop.network), "variants": list(names)}
+    about["methods"] = {name: settings_of(method) for name, method in methods.items()}
+    about["search"] = command.search
+    if fits is not None:
+        about["fits"] = {name: _known_fits(fits, name, methods) for name in names}
+    about |= {part: list(pictures.ids) for part, pictures in shop.parts.items()}
+    store = opened(shop, frozen(command, "trials", **about, pictures_per_unit=command.pictures_per_unit))
+    name_pictures(shop, store)
+    if fits is not None:
+        _keep(shop, store, fits)
+    failed = done(command, store, partial(_fits, shop), partial(_scores, shop))
+    warn_skipped(store)
+    return failed
 
 
-def _engine(command: Trying, model: nn.Module) -> gs.Engine:
-    return gs.Engine(model, batch_size=command.batch_size, precision=command.precision, device=command.device)
-
-
-def _labelled(command: Trying, model: nn.Module, pictures: Any) -> Any:
-    """The pictures with labels: their own, or what the first variant names in them."""
-    import torch
-
-    if pictures is None or pictures.labels is not None:
-        return pictures
-    engine, named = _engine(command, model), {}
-    for images, _, ids in pictures:
-        named.update(zip(ids, engine.predictions(images).tolist(), strict=True))
-    return replace(pictures, labels=torch.tensor([named.get(name, 0) for name in pictures.ids]))  # 0: cannot be read
-
-
-def _known_fits(fits: Trials, variant: str, methods: Mapping[str, Any]) -> dict[str, CutoffFit | str]:
-    found: dict[str, CutoffFit | str] = {}
+def _known_fits(fits: Trials, variant: str, methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each method its cutoff, or why it has no fit."""
+    found: dict[str, dict[str, Any]] = {}
     for method in methods:
         try:
-            found[method] = fits.fit(variant, method)
+            found[method] = {"cutoff": fits.fit(variant, method).cutoff}
         except ValueError as error:
-            found[method] = str(error)
-            note(str(error))
+            found[method] = {"reason": str(error)}
     return found
 
 
-def _fit(command: Trying, engine: gs.Engine, attribution: Attribution, pictures: Any) -> CutoffFit:
-    from gradspec.cutoffs import fit_cutoff
+def _keep(shop: Shop, store: Store, fits: Trials) -> None:
+    """Takes fits that were made before into the run."""
+    from gradspec.trials import fit_units
 
-    with warnings.catch_warnings():  # the table says which curves are flat
-        warnings.filterwarnings("ignore", "fit_cutoff: The curve is flat")
-        return fit_cutoff(
-        engine, attribution, pictures, cutoffs=cutoffs_of(command), search=command.search, where=command.where,
-        shape=command.shape, seed=command.seed,
-        )  # fmt: skip
+    for variant in _applying(shop):
+        found: dict[str, CutoffFit] = {}
+        for method in store.spec["methods"]:
+            try:
+                found[method] = fits.fit(variant, method)
+            except ValueError as error:
+                note(str(error))
+                continue
+            (unit,) = fit_units(store.spec, variant, method)
+            if not store.done(unit):
+                store.write(unit, found[method].to_unit())
+        check_fits(found, shop.variant(variant))
 
 
-def _scored(
-    command: Trying, engine: gs.Engine, methods: Mapping[str, Any], trial: Trial, pictures: Any, labelled: bool,
-    metrics: Mapping[str, Any] | None, arms: Sequence[Any], examples: int,
-) -> Any:  # fmt: skip
-    """The variant's scores; its accuracy only where the labels are not a network's own predictions."""
+def _applying(shop: Shop) -> list[str]:
+    return [name for name, reason in applying(shop.store, shop.command).items() if not reason]
+
+
+def _fits(shop: Shop) -> list[Any]:
+    """The units that fit cutoffs, and those that say what is known of the variants; none where fits are given."""
+    from gradspec.runs import Unit, unit_name
+    from gradspec.trials import FACTS
+
+    if SELECTED not in shop.parts:
+        return []
+    found = []
+    for variant in _applying(shop):
+        found.append(Unit(unit_name(FACTS, variant), partial(facts_unit, shop, variant), len(shop.parts[SELECTED].ids)))
+        for method in methods_of_trial(shop.command):
+            found += _fit_units(shop, variant, method)
+    return found
+
+
+def _fit_units(shop: Shop, variant: str, method: str) -> list[Any]:
+    from gradspec.runs import Unit, spans
+    from gradspec.trials import fit_units
+
+    if SELECTED not in shop.parts:
+        return []
+    spec, pictures = shop.store.spec, shop.parts[SELECTED]
+    race = shop.command.search == "race"  # its rounds hang on all pictures
+    cut = [None] if race else spans(len(pictures.ids), shop.command.pictures_per_unit)
+    return [
+        Unit(name, partial(fit_unit, shop, variant, method, span), _cost(shop, method, span, SELECTED))
+        for name, span in zip(fit_units(spec, variant, method), cut, strict=True)
+    ]
+
+
+def _scores(shop: Shop) -> list[Any]:
+    """The units that score methods, each with the fits that it needs, and the controls."""
+    from gradspec.runs import Unit, spans
+    from gradspec.trials import CONTROLS, score_units
+
+    if REPORTED not in shop.parts:
+        return []
+    spec, methods, found = shop.store.spec, list(methods_of_trial(shop.command)), []
+    for variant in _applying(shop):
+        for method in (*methods, CONTROLS):
+            needed = [] if method == CONTROLS else methods if "shared" in shop.command.arms else [method]
+            needs = tuple(unit for name in needed for unit in _fit_units(shop, variant, name))
+            cut = spans(len(shop.parts[REPORTED].ids), shop.command.pictures_per_unit)
+            for name, span in zip(score_units(spec, variant, method), cut, strict=True):
+                work = partial(score_unit, shop, variant, method, span)
+                found.append(Unit(name, work, _cost(shop, method, span, REPORTED), needs))
+    return found
+
+
+def _cost(shop: Shop, method: str, span: Span | None, part: str) -> float:
+    """About the passes of a unit: explanations, and forty or so for the scores."""
+    pictures = range(len(shop.parts[part].ids)) if span is None else range(span.start, span.stop)
+    known = methods_of_trial(shop.command).get(method)
+    side = shop.command.size or 224
+    return cost_of(known, pictures, (side, side), other=40)
+
+
+# ---- units -----------------------------------------------------------------------------------
+
+
+def fit_unit(shop: Shop, variant: str, method: str, span: Span | None) -> pd.DataFrame:
+    """Returns the table of a fit on the pictures of a span, all cutoffs in it."""
+    from gradspec.cutoffs.fit import tried_cutoffs
+
+    command = shop.command
+
+    def fitted(pictures: Any) -> pd.DataFrame:
+        return tried_cutoffs(
+            shop.engine(variant), methods_of_trial(command)[method], pictures, cutoffs=cutoffs_of(command),
+            search=command.search, where=command.where, shape=command.shape, seed=command.seed,
+        ).to_unit()  # fmt: skip
+
+    return of_pictures(shop, SELECTED, span, fitted)
+
+
+def score_unit(shop: Shop, variant: str, method: str, span: Span) -> pd.DataFrame:
+    """Returns the table of a method's scores, or those of the controls, on the pictures of a span."""
     from gradspec.evaluation import evaluate
+    from gradspec.evaluation.plan import best_for_all
+    from gradspec.trials import CONTROLS, kept_fit
 
-    found = evaluate(
-        engine, pictures, methods, metrics, fits=trial.fits, arms=arms, examples=examples, seed=command.seed
-    )
-    spec = found.spec | {"variant": trial.variant} | ({} if labelled else {"accuracy": None, "labelled": 0})
-    return replace(found, spec=spec)
+    command, store = shop.command, shop.store
+    alone = method == CONTROLS
+    known = methods_of_trial(command)
+    fits: dict[str, CutoffFit] = {}
+    for name in known if "shared" in command.arms else [] if alone else [method]:
+        try:
+            fits[name] = kept_fit(store, variant, name)
+        except ValueError:
+            if SELECTED in shop.parts:
+                raise
+    shared = best_for_all(fits) if "shared" in command.arms and fits else None
+
+    def scored(pictures: Any) -> pd.DataFrame:
+        found = evaluate(
+            shop.engine(variant), pictures, {} if alone else {method: known[method]}, shop.command.scored_by(),
+            fits={name: fit for name, fit in fits.items() if name == method}, arms=() if alone else command.arms,
+            shared_cutoff=None if alone else shared, controls=alone, examples=EXAMPLES * (span.start == 0),
+            seed=command.seed,
+        )  # fmt: skip
+        accuracy = {} if shop.labelled else {"accuracy": None, "labelled": 0}
+        return replace(found, spec=found.spec | {"variant": variant} | accuracy).to_unit()
+
+    return of_pictures(shop, REPORTED, span, scored)
 
 
 # ---- facts about a variant -------------------------------------------------------------------
 
 
-def _facts(command: Trying, model: nn.Module, engine: gs.Engine, pictures: Any, labelled: bool) -> dict[str, Any]:
-    """Its accuracy, where labels are given, and the cutoff that results from its spectrum."""
-    right = [(engine.predictions(images).cpu() == labels).float() for images, labels, _ in pictures] if labelled else []
-    accuracy = sum(float(part.sum()) for part in right) / sum(map(len, right)) if right else float("nan")
-    spectral, how = _spectral(command, model, pictures)
-    return {"accuracy": accuracy, "spectral": spectral, "spectral_how": how}
+def facts_unit(shop: Shop, variant: str) -> pd.DataFrame:
+    """Returns a variant's accuracy, where labels are given, and the cutoff that results from its spectrum."""
+    from gradspec.runs import packed
+
+    def known(pictures: Any) -> pd.DataFrame:
+        engine, right = shop.engine(variant), []
+        for images, labels, _ in pictures if shop.labelled else ():
+            right += (engine.predictions(images).cpu() == labels).tolist()
+        spectral, how = _spectral(shop, shop.variant(variant), pictures)
+        accuracy = sum(right) / len(right) if right else None
+        return packed({}, {"accuracy": accuracy, "spectral": spectral, "spectral_how": how})
+
+    return of_pictures(shop, SELECTED, None, known)
 
 
-def _spectral(command: Trying, model: nn.Module, pictures: Any) -> tuple[float, str]:
+def _spectral(shop: Shop, model: nn.Module, pictures: Any) -> tuple[float | None, str]:
     """The cutoff that results from the spectrum of the gradient at the input, beside its average-pooled twin's."""
     from gradspec.causality import reason_of
     from gradspec.cutoffs import cutoff_from
     from gradspec.surgery import NothingToSwap, average_pooled
 
     def audited(net: nn.Module) -> Any:
-        return gs.audit(net, pictures, layers="input", device=command.device, seed=command.seed)
+        seed = shop.command.seed
+        return gs.audit(net, pictures, layers="input", device=shop.device, seed=seed, progress=False)
 
     try:
         try:
@@ -238,6 +318,6 @@ def _spectral(command: Trying, model: nn.Module, pictures: Any) -> tuple[float, 
             twin = None
         found = cutoff_from(audited(model), twin)
     except Exception as error:  # a network without a gradient at its input has fits all the same
-        return float("nan"), reason_of(error)
+        return None, reason_of(error)
     at = {"twin": "where the signature leaves the average-pooled twin's", "knee": "at the knee of the signature"}
-    return float(found), found.reason or at[found.how]
+    return None if found.cutoff is None else float(found), found.reason or at[found.how]

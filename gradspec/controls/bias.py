@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_whole
+from gradspec._showing import figure_of, html_of
 from gradspec.attributions.base import Explain
 from gradspec.attributions.words import text_of
 from gradspec.controls.maps import SPREAD, Kind, RandomMaps
@@ -90,6 +91,18 @@ class MetricBias:
                 }
             )
         return pd.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Returns what metrics give for random maps of low and of high frequencies (`gradspec.plots.metric_bias`)."""
+        return figure_of("controls.metric_bias", self)
+
+    def __repr__(self) -> str:
+        pictures = self.table["picture"].nunique()
+        return f"MetricBias({self.spec['model']}, {pictures} pictures, {self.table['metric'].nunique()} metrics)"
+
+    def _repr_html_(self) -> str:
+        alt = "Means of each metric for random maps of low and high frequencies, and their paired difference."
+        return html_of(self, self.summary(), alt)
 
     def _per_picture(self) -> pd.DataFrame:
         """The mean over draws: pictures, not draws, are what a paired difference counts."""

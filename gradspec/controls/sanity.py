@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_whole
+from gradspec._showing import figure_of, html_of
 from gradspec.attributions.base import Explain
 from gradspec.controls.likeness import rank_likeness, structural_similarity
 from gradspec.controls.runs import Labelled, labelled, name_of
@@ -82,6 +83,18 @@ class Sanity:
                 rows[-1] |= {"chance": chance, "excess": found.mean, "se": found.se, "low": found.low}
                 rows[-1] |= {"high": found.high, "bf10": found.bf10, "n": found.n, "verdict": _verdict(found, chance)}
         return pd.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Returns how like the original maps stay as the network is randomised (`gradspec.plots.sanity`)."""
+        return figure_of("controls.sanity", self)
+
+    def __repr__(self) -> str:
+        pictures = self.table["picture"].nunique()
+        return f"Sanity({self.spec['model']}, {pictures} pictures, {self.table['attribution'].nunique()} methods)"
+
+    def _repr_html_(self) -> str:
+        alt = "How like the original maps stay as the network is randomised from the logits down, a curve per method."
+        return html_of(self, self.verdicts(), alt)
 
 
 def _verdict(excess: Paired, chance: float) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradspec._checks import check_cutoff, check_positive, check_whole
+from gradspec._showing import figure_of, html_of
 from gradspec.attributions.words import text_of
 from gradspec.controls.maps import SPREAD, random_blob
 from gradspec.controls.runs import labelled, name_of
@@ -84,6 +85,18 @@ class Taylor:
         found = found.assign(log10=np.where(np.isfinite(logs), logs, np.nan))
         groups = found.groupby(["gradient", "cutoff", "radius"], sort=False, dropna=False)["log10"]
         return groups.agg(log10="mean", se="sem", n="count").reset_index()
+
+    def plot(self) -> Any:
+        """Returns how far first-order predictions miss, by radius (`gradspec.plots.taylor`)."""
+        return figure_of("controls.taylor", self)
+
+    def __repr__(self) -> str:
+        pictures = self.table["picture"].nunique()
+        return f"Taylor({self.spec['model']}, {pictures} pictures)"
+
+    def _repr_html_(self) -> str:
+        alt = "Residual of first-order predictions and its ratios by radius, a curve for each gradient."
+        return html_of(self, self.summary(), alt)
 
 
 class _Plan(NamedTuple):

@@ -110,6 +110,38 @@ def fit_cutoff(
         >>> list(fit.table.columns), fit.cutoff, fit.backwards
         (['cutoff', 'mean', 'se', 'n'], 1.0, 16)
     """
+    fit = tried_cutoffs(
+        model, attribution, data, cutoffs=cutoffs, search=search, where=where, shape=shape, metric=metric,
+        controls=controls, seed=seed, batch_size=batch_size, precision=precision, device=device, progress=progress,
+        budget=budget,
+    )  # fmt: skip
+    fit.curve.best()  # raises where no picture can be scored at all cutoffs
+    _warn(fit)
+    return fit
+
+
+def tried_cutoffs(
+    model: nn.Module | Engine,
+    attribution: Explain,
+    data: Data,
+    *,
+    cutoffs: Iterable[float | None] | None = None,
+    search: Search = "grid",
+    where: Where = "attribution",
+    shape: FilterShape = "disk",
+    metric: Metric | Callable[..., Any] = _FAITHFULNESS,
+    controls: bool = True,
+    seed: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    budget: float = 0.25,
+) -> CutoffFit:
+    """Returns what `fit_cutoff` does, without a look at the whole: of a part of the pictures, to be `joined`.
+
+    So a curve that is flat here is not warned of, and there may be no picture that can be scored at all cutoffs.
+    """
     began = time.perf_counter()
     _check(attribution, search, where, shape, metric, budget)
     engine = engine_of(model, batch_size, precision, device, progress)
@@ -123,13 +155,11 @@ def fit_cutoff(
     with engine.bar("fit_cutoff", trial.passes(counts)) as bar, engine.counted_by(bar):
         trial.run(order, counts)
     settings = {"search": search, "seed": seed, "budget": budget if search == "race" else None, "rounds": counts}
-    fit = CutoffFit(
+    return CutoffFit(
         tried, trial.curves(), trial.control_scores(), tuple(trial.rounds),
         where, shape, search, text_of(attribution), text_of(metric), _higher(metric), fingerprint(engine),
         engine.forwards - before[0], engine.backwards - before[1], _spec(engine, pool, settings, began),
     )  # fmt: skip
-    _warn(fit)
-    return fit
 
 
 @dataclass(eq=False)
@@ -182,8 +212,9 @@ class _Trial:
             self._score(order[middle:stop], asked, self.rivals)
             self.rounds.append(Round(count, tuple(self.cutoffs[place] for place in running)))
             start = stop
-            ranked = self._curve().ranked(running)  # raises, after the grid too, where no picture counts
-            running = ranked[: -(-len(running) // 2)]
+            if len(self.rounds) < len(counts):
+                ranked = self._curve().ranked(running)  # raises where no picture counts
+                running = ranked[: -(-len(running) // 2)]
 
     def _score(self, wanted: Sequence[str], arms: Mapping[str, Explain], rivals: Mapping[str, Explain]) -> None:
         asked = {f"{_ARM}{name}": explain for name, explain in arms.items()}

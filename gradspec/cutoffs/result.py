@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from torch import nn
 
+from gradspec._showing import figure_of, html_of
 from gradspec.cutoffs.curve import Curve
 from gradspec.cutoffs.grid import Cutoffs, names_of_cutoffs
 from gradspec.cutoffs.identity import fingerprint
 from gradspec.engine import Engine
 from gradspec.forgrad import Where
 from gradspec.fourier import FilterShape
-from gradspec.results import read_file
+from gradspec.runs import Store, packed
 from gradspec.statistics import paired
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 Rule = Literal["argmax", "one_se"]
 
-_FORMAT = 1
+KIND, UNIT = "cutoff fit", "fit"
 _CONTROL = "control: "
 
 
@@ -247,26 +246,21 @@ class CutoffFit:
         Args:
             spectral: A cutoff to be shown beside it, that of `cutoff_from`.
         """
-        # figures are drawn of results and stand above them: asked for by name, as the one arrow that points up
-        return import_module("gradspec.plots.cutoffs").cutoff_curves(self, spectral=spectral)
+        return figure_of("cutoffs.cutoff_curves", self, spectral=spectral)
+
+    def _repr_html_(self) -> str:
+        alt = "Mean score at each cutoff with its interval, the chosen cutoff, and the controls as lines across."
+        return html_of(self, self.controls, alt)
 
     # ---- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes the fit into a folder, made if need be, and returns it: `spec.json` and `per_image.parquet`.
+        """Writes the fit into a folder, made if need be, and returns it: `spec.json`, and one unit with its tables.
 
         Raises:
             ValueError: For a folder whose `spec.json` is of anything but a cutoff fit; nothing is written.
         """
-        folder = Path(path)
-        _refuse_others(folder / "spec.json")
-        folder.mkdir(parents=True, exist_ok=True)
-        controls = self.control_scores.drop(columns="picture").add_prefix(_CONTROL)
-        self.per_image.join(controls).to_parquet(folder / "per_image.parquet", index=False)
-        about = {"format": _FORMAT, "kind": "cutoff fit", "rounds": [part._asdict() for part in self.rounds]}
-        about |= {name: getattr(self, name) for name in _PLAIN}
-        (folder / "spec.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return folder
+        return Store.save(path, KIND, {"model": self.model, "attribution": self.attribution}, {UNIT: self.to_unit()})
 
     @classmethod
     def load(cls, path: str | Path) -> CutoffFit:
@@ -275,14 +269,32 @@ class CutoffFit:
         Raises:
             ValueError: For a folder that holds none, or one that is damaged, with the file's name.
         """
-        import pandas as pd
+        return Store.load(path, KIND).result(UNIT, cls.from_unit)
 
-        folder = Path(path)
-        about = _read(folder / "spec.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
-        if not isinstance(about, dict) or (about.get("kind"), about.get("format")) != ("cutoff fit", _FORMAT):
-            raise ValueError(f"Expected a cutoff fit of format {_FORMAT} in {folder}, got something else.")
-        table = _read(folder / "per_image.parquet", pd.read_parquet)
-        return _read(folder / "spec.json", lambda file: _joined(about, table))
+    def to_unit(self) -> pd.DataFrame:
+        """Returns everything as the table of a unit: part `per_image`, a row for each picture."""
+        controls = self.control_scores.drop(columns="picture").add_prefix(_CONTROL)
+        plain = {name: getattr(self, name) for name in _PLAIN} | {"rounds": [part._asdict() for part in self.rounds]}
+        return packed({"per_image": self.per_image.join(controls)}, plain)
+
+    @classmethod
+    def from_unit(cls, parts: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> CutoffFit:
+        """Returns the fit of `to_unit`'s table, as `gradspec.runs.unpacked` gives it.
+
+        Raises:
+            ValueError: For one whose parts do not belong together.
+        """
+        table = parts["per_image"]
+        plain: dict[str, Any] = {name: about[name] for name in _PLAIN} | {"cutoffs": _cutoffs(about["cutoffs"])}
+        rounds = tuple(Round(int(part["pictures"]), _cutoffs(part["cutoffs"])) for part in about["rounds"])
+        names = ["picture", "label", *({"content"} & set(table.columns)), *names_of_cutoffs(plain["cutoffs"])]
+        controls = [name for name in table.columns if name.startswith(_CONTROL)]
+        if list(table.columns) != [*names, *controls] or sum(part.pictures for part in rounds) != len(table):
+            raise ValueError("its cutoffs are not those of its pictures")
+        of_cutoffs: Any = table[names]
+        of_controls: Any = table[["picture", *controls]]
+        of_controls.columns = ["picture", *(name.removeprefix(_CONTROL) for name in controls)]
+        return cls(per_image=of_cutoffs, control_scores=of_controls, rounds=rounds, **plain)
 
 
 _PLAIN = (
@@ -291,37 +303,49 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def _joined(about: dict[str, Any], table: pd.DataFrame) -> CutoffFit:
-    """The fit of both files' contents; raises where they do not belong together."""
-    plain: dict[str, Any] = {name: about[name] for name in _PLAIN} | {"cutoffs": _cutoffs(about["cutoffs"])}
-    rounds = tuple(Round(int(part["pictures"]), _cutoffs(part["cutoffs"])) for part in about["rounds"])
-    names = ["picture", "label", *({"content"} & set(table.columns)), *names_of_cutoffs(plain["cutoffs"])]
-    controls = [name for name in table.columns if name.startswith(_CONTROL)]
-    if list(table.columns) != [*names, *controls] or sum(part.pictures for part in rounds) != len(table):
-        raise ValueError("its cutoffs and pictures are not those of per_image.parquet")
-    of_cutoffs: Any = table[names]
-    of_controls: Any = table[["picture", *controls]]
-    of_controls.columns = ["picture", *(name.removeprefix(_CONTROL) for name in controls)]
-    return CutoffFit(per_image=of_cutoffs, control_scores=of_controls, rounds=rounds, **plain)
+def joined(parts: Iterable[CutoffFit]) -> CutoffFit:
+    """Returns the fit on all pictures of several fits, of one network and method with the same settings.
+
+    Args:
+        parts: By a grid, in the order that the pictures shall have.
+
+    Raises:
+        ValueError: For none, a race (its rounds hang on all pictures), other networks or settings, a picture that is in
+            two.
+    """
+    import pandas as pd
+
+    found = list(parts)
+    if len(found) < 2:
+        if not found:
+            raise ValueError("Expected fits to join, got none.")
+        return found[0]
+    first = found[0]
+    differing = {name for part in found for name in _SAME if getattr(part, name) != getattr(first, name)}
+    if differing or first.search != "grid":
+        raise ValueError(f"Expected fits by a grid of one network and method, got different {sorted(differing)}.")
+    per_image: Any = pd.concat([part.per_image for part in found], ignore_index=True)
+    if twice := per_image["picture"][per_image["picture"].duplicated()].tolist():
+        raise ValueError(f"Expected each picture in one part, got {twice[0]!r} in two.")
+    forwards, backwards = (sum(getattr(part, name) for part in found) for name in ("forwards", "backwards"))
+    specs = [part.spec for part in found]
+    sizes = [list(size) for size in dict.fromkeys(tuple(size) for spec in specs for size in spec["sizes"])]
+    spec = first.spec | {"pictures": len(per_image), "rounds": [len(per_image)], "sizes": sizes}
+    spec["seconds"] = round(sum(spec["seconds"] for spec in specs), 2)
+    spec["labelled"] = all(spec["labelled"] for spec in specs)
+    return replace(
+        first,
+        per_image=per_image,
+        control_scores=pd.concat([part.control_scores for part in found], ignore_index=True),
+        rounds=(Round(len(per_image), first.cutoffs),),
+        forwards=forwards,
+        backwards=backwards,
+        spec=spec,
+    )
 
 
-def _refuse_others(file: Path) -> None:
-    if not file.exists():
-        return
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        about = None
-    if not isinstance(about, dict) or about.get("kind") != "cutoff fit":
-        raise ValueError(
-            f"Expected a new folder or one of a cutoff fit, got {file.parent} whose {file.name} is of something else: "
-            "name another."
-        )
+_SAME = ("cutoffs", "where", "shape", "search", "attribution", "metric", "higher_is_better", "model", "rule")
 
 
 def _cutoffs(values: Sequence[float | None]) -> Cutoffs:
     return tuple(None if value is None else float(value) for value in values)
-
-
-def _read(path: Path, reader: Any) -> Any:
-    return read_file(path, reader, "a cutoff fit")

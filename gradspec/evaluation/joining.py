@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradspec.evaluation.scores import Scores
@@ -40,6 +41,52 @@ def joined(parts: Iterable[Scores]) -> Scores:
     ]
     examples = tuple(shown for part in found for shown in part.examples)
     return Scores(tables[0], _averaged(costs), tables[1], tuple(missing), examples, _spec([p.spec for p in found]))
+
+
+def stacked(parts: Iterable[Scores]) -> Scores:
+    """Returns the scores of all attributions of several evaluations of one network on the same pictures.
+
+    Args:
+        parts: What `gradspec.evaluate` found, in the order that the attributions shall have.
+
+    Raises:
+        ValueError: For none, other networks, settings or pictures, and an attribution's arm that is in two.
+    """
+    import pandas as pd
+
+    found = list(parts)
+    if len(found) < 2:
+        if not found:
+            raise ValueError("Expected scores to stack, got none.")
+        return found[0]
+    first = found[0]
+    for part in found[1:]:
+        differing = [name for name in (*_SAME, "pictures") if part.spec.get(name) != first.spec.get(name)]
+        differing += ["pictures"] * set(part.pictures).isdisjoint(first.pictures)
+        if differing:
+            raise ValueError(f"Expected scores of one network on the same pictures, got different {differing}.")
+    rows = [row for part in found for row in part.spec["rows"]]
+    keys = [(row["attribution"], row["arm"]) for row in rows]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"Expected each attribution in one part, got {twice[0]} in two.")
+    tables = [
+        pd.concat(
+            [table for part in found if len(table := getattr(part, name))] or [getattr(first, name)], ignore_index=True
+        )
+        for name in _TABLES  # of empty ones (the controls cost nothing) the columns have no kind
+    ]
+    missing = dict.fromkeys(missed for part in found for missed in part.missing)
+    examples = []
+    for shown in first.examples:
+        others = [one for part in found[1:] for one in part.examples if one.picture == shown.picture]
+        maps = {key: found for one in (shown, *others) for key, found in one.maps.items()}
+        examples.append(replace(shown, maps=maps))
+    whole = {"rows": rows, "selection": max(part.spec["selection"] for part in found)}
+    whole["seconds"] = round(sum(part.spec["seconds"] for part in found), 2)
+    return Scores(tables[0], tables[1], tables[2], tuple(missing), tuple(examples), first.spec | whole)
+
+
+_TABLES = ("table", "costs", "spectra")
 
 
 def _check(parts: Sequence[Scores]) -> None:

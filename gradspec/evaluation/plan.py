@@ -220,7 +220,7 @@ def _check(attributions: Any, fits: Any, arms: Sequence[str], controls: bool) ->
     if not isinstance(attributions, Mapping) or not isinstance(fits, Mapping):
         got = type(attributions if not isinstance(attributions, Mapping) else fits).__name__
         raise TypeError(f"Expected attributions and fits as mappings {{name: ...}}, got {got}.")
-    if not attributions:
+    if not attributions and not controls:
         raise ValueError("Expected at least one attribution, got none.")
     for name, attribution in attributions.items():
         if not isinstance(name, str) or not name.strip():

@@ -75,7 +75,8 @@ def evaluate(
         arms: Of what `fits` names: "abs": its magnitude without a filter; "gradient": the first fit's cutoff in the
             gradient instead; "shared": one cutoff for all methods; "gaussian": a Gaussian that passes as much of white
             noise's power (the paper's † names neither). "shared" and "gaussian" filter where the first fit does.
-        controls: Score maps that know no network: centre prior, white noise, random low and random high frequencies.
+        controls: Score maps that know no network: centre prior, white noise, random low and random high frequencies;
+            also without any attribution.
         shared_cutoff: Of the arm "shared", which it adds; None: the best for all curves together, if they are of one
             grid. Without `fits` it is for every white-box attribution.
         masks: Pixels of the object in each picture (N, H, W), bool, in the order of the data.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gradspec._showing import figure_of, html_of
 from gradspec.evaluation import tables
-from gradspec.results import read_file
+from gradspec.runs import Store, as_arrays, as_rows, packed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = 2
-_TEXT = ("attribution", "arm", "note")
+KIND = UNIT = "scores"
 
 
 class Missing(NamedTuple):
@@ -178,39 +176,33 @@ class Scores:
         missing = f", {len(self.missing)} missing" if self.missing else ""
         return f"Scores({self.spec['model']}, {said}{accuracy}{inside}{missing})"
 
+    def plot(self, metric: str | None = None) -> Any:
+        """Returns what each arm gains over no filter, its magnitude and the centre prior (`gradspec.plots.gains`).
+
+        Args:
+            metric: Its key; None: faithfulness, or the first where that was not measured.
+        """
+        known = self.spec["metrics"]
+        chosen = metric or ("Faithfulness" if "Faithfulness" in known else next(iter(known)))
+        return figure_of("scores.gains", self, chosen)
+
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self), quote=False)}</p>{self.summary().to_html()}"
+        alt = "Paired gain of each filter, with its interval, over no filter, the magnitude alone and the centre prior."
+        named = ["name", "cutoff", *(f"{name}{end}" for name in self.spec["metrics"] for end in ("", " se"))]
+        table: Any = self.summary()[[*named, "seconds per 100", "note"]]
+        return html_of(self, table, alt)
 
     # ---- files -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes the scores into a folder, made if need be, and returns it.
-
-        `spec.json` (settings, rows, what is missing), `table.parquet` (every picture), `spectra.parquet`, `costs.csv`,
-        and `examples.npz` where maps were kept.
+        """Writes the scores into a folder, made if need be, and returns it: `spec.json`, and one unit with the tables.
 
         Raises:
-            ValueError: For a folder with a `spec.json` of something else, and a `spec` that JSON has no words for.
+            ValueError: For a folder with a `spec.json` of something else, and a `spec` that JSON has no words for;
+                nothing is written.
         """
-        folder = Path(path)
-        kept = [[one.picture, one.label, one.predicted, [list(key) for key in one.maps]] for one in self.examples]
-        about = {"format": _FORMAT, "kind": "scores", **self.spec}
-        about |= {"missing": [list(found) for found in self.missing], "examples": kept}
-        text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
-        _check_ours(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.table.to_parquet(folder / "table.parquet", index=False)
-        self.costs.to_csv(folder / "costs.csv", index=False)
-        self.spectra.to_parquet(folder / "spectra.parquet", index=False)
-        (folder / "examples.npz").unlink(missing_ok=True)
-        arrays: dict[str, Any] = {}
-        for i, shown in enumerate(self.examples):
-            arrays[f"pixels_{i}"] = shown.pixels
-            arrays |= {f"maps_{i}_{j}": found for j, found in enumerate(shown.maps.values())}
-        if arrays:
-            np.savez_compressed(folder / "examples.npz", **arrays)
-        (folder / "spec.json").write_text(text + "\n", encoding="utf-8")
-        return folder
+        about = {name: self.spec[name] for name in ("model", "variant", "created", "versions") if name in self.spec}
+        return Store.save(path, KIND, about, {UNIT: self.to_unit()})
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -219,46 +211,29 @@ class Scores:
         Raises:
             ValueError: For a folder that holds no scores, or ones that are damaged, with the file's name.
         """
-        import pandas as pd
+        return Store.load(path, KIND).result(UNIT, cls.from_unit)
 
-        folder = Path(path)
-        spec = _read(folder / "spec.json", lambda f: json.loads(f.read_text(encoding="utf-8")))
-        if not isinstance(spec, dict) or spec.pop("kind", None) != "scores" or spec.pop("format", None) != _FORMAT:
-            raise ValueError(f"Expected scores of format {_FORMAT} in {folder}, got something else: see its spec.json.")
-        kept, missing = spec.pop("examples"), tuple(Missing(*found) for found in spec.pop("missing"))
-        arrays = _read(folder / "examples.npz", lambda f: dict(np.load(f, allow_pickle=False))) if kept else {}
+    def to_unit(self) -> pd.DataFrame:
+        """Returns everything as the table of a unit: parts `table`, `costs`, `spectra` and `examples`."""
+        kept = [[one.picture, one.label, one.predicted, [list(key) for key in one.maps]] for one in self.examples]
+        arrays: dict[str, Any] = {}
+        for i, shown in enumerate(self.examples):
+            arrays[f"pixels {i}"] = shown.pixels
+            arrays |= {f"map {j} of {i}": found for j, found in enumerate(shown.maps.values())}
+        parts = {"table": self.table, "costs": self.costs, "spectra": self.spectra, "examples": as_rows(arrays)}
+        about = {"spec": self.spec, "missing": [list(found) for found in self.missing], "examples": kept}
+        return packed(parts, about)
+
+    @classmethod
+    def from_unit(cls, parts: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> Scores:
+        """Returns the scores of `to_unit`'s tables, as `gradspec.runs.unpacked` gives them."""
+        arrays = as_arrays(parts["examples"])
         examples = tuple(
             Pictured(
-                picture, label, predicted, arrays[f"pixels_{i}"],
-                {(name, arm): arrays[f"maps_{i}_{j}"] for j, (name, arm) in enumerate(keys)},
+                picture, label, predicted, arrays[f"pixels {i}"],
+                {(name, arm): arrays[f"map {j} of {i}"] for j, (name, arm) in enumerate(keys)},
             )
-            for i, (picture, label, predicted, keys) in enumerate(kept)
+            for i, (picture, label, predicted, keys) in enumerate(about["examples"])
         )  # fmt: skip
-        table = _read(folder / "table.parquet", pd.read_parquet)
-        spectra = _read(folder / "spectra.parquet", pd.read_parquet)
-        return cls(table, _read(folder / "costs.csv", _csv), spectra, missing, examples, spec)
-
-
-def _check_ours(folder: Path) -> None:
-    """Raises ValueError for a folder that holds something else, whose settings would be lost."""
-    file = folder / "spec.json"
-    try:
-        about = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"kind": "scores"}
-    except ValueError:
-        about = None
-    if not isinstance(about, dict) or about.get("kind") != "scores":
-        raise ValueError(f"Expected a folder for scores, got {folder}, which holds other than scores: name another.")
-
-
-def _csv(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = pd.read_csv(path, nrows=0).columns
-    if "attribution" not in columns:
-        raise ValueError(f"expected a column 'attribution', got {list(columns)}")
-    numbers = {name: [""] for name in columns if name not in _TEXT}
-    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=numbers)
-
-
-def _read(path: Path, reader: Any) -> Any:
-    return read_file(path, reader, "scores")
+        missing, spec = tuple(Missing(*found) for found in about["missing"]), dict(about["spec"])
+        return cls(parts["table"], parts["costs"], parts["spectra"], missing, examples, spec)

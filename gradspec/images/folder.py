@@ -76,7 +76,10 @@ class PictureFolder:
         """Returns the pictures at these positions of `ids`, for example `range(8)`."""
         chosen = list(positions)
         labels = None if self.labels is None else self.labels[chosen]
-        return replace(self, ids=tuple(self.ids[i] for i in chosen), labels=labels, skipped=dict(self.skipped))
+        ids = tuple(self.ids[i] for i in chosen)
+        others = set(self.ids).difference(ids)  # what only labels.csv knows stays
+        skipped = {name: reason for name, reason in self.skipped.items() if name not in others}
+        return replace(self, ids=ids, labels=labels, skipped=skipped)
 
     def _pictures(self) -> Generator[tuple[int, Tensor], None, None]:
         """Position and network input of each readable picture, a few decoded ahead."""

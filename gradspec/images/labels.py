@@ -26,7 +26,8 @@ class Listing:
     Attributes:
         ids: Their paths relative to the folder, with `/`, in a fixed order.
         labels: Class index of each, or None where the folder says nothing.
-        missing: Name -> reason of those that labels.csv lists but the folder lacks.
+        missing: Name -> reason of those that labels.csv lists but the folder lacks, and of those without a name in
+            UTF-8.
     """
 
     ids: tuple[str, ...]
@@ -115,7 +116,20 @@ def listing(folder: Path, classes: ClassIndex) -> Listing:
         )
     if not flat and not trees:
         raise PictureError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
-    return _from_tree(folder, trees, classes) if trees else Listing(tuple(sorted(flat)), None)
+    found = _from_tree(folder, trees, classes) if trees else Listing(tuple(sorted(flat)), None)
+    return _writable(found)
+
+
+def _writable(found: Listing) -> Listing:
+    """The pictures whose names are UTF-8: others cannot be written into a result."""
+    odd = {name: name.encode("utf-8", "backslashreplace").decode() for name in found.ids}
+    odd = {name: shown for name, shown in odd.items() if shown != name}
+    if not odd:
+        return found
+    kept = [place for place, name in enumerate(found.ids) if name not in odd]
+    ids = tuple(found.ids[place] for place in kept)
+    labels = None if found.labels is None else tuple(found.labels[place] for place in kept)
+    return Listing(ids, labels, found.missing | dict.fromkeys(odd.values(), "its name is not UTF-8"))
 
 
 def _visible(folder: Path) -> Iterable[Path]:
@@ -193,7 +207,12 @@ def _inside(folder: Path, row: dict[str, str], place: str) -> str:
     """The picture's id: its path below the folder, wherever links lead no further out."""
     name = next((row[column] for column in _FILE_COLUMNS if row.get(column)), "")
     root = folder.resolve()
-    if not name or not (root / name).resolve().is_relative_to(root):
+    try:
+        inside = bool(name) and (root / name).resolve().is_relative_to(root)
+        (root / name).is_file()  # raises for a name that no file can have
+    except (OSError, RuntimeError, ValueError):  # too long, a NUL, a link to itself
+        inside = False
+    if not inside:
         raise PictureError(f"{place} names {name!r}: expected a file inside the folder.")
     return Path(name).as_posix()
 

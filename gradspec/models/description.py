@@ -81,7 +81,7 @@ def outputs(model: nn.Module, sample: Tensor) -> int | None:
     try:
         with torch.no_grad():
             logits = model.eval()(sample[None])
-    except Exception:  # a network for another size or another call: its classes stay unknown
+    except (Exception, SystemExit):  # a network for another size or another call: its classes stay unknown
         return None
     logits = getattr(logits, "logits", logits)
     return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None

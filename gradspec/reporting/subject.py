@@ -176,6 +176,7 @@ def _tried(trials: Trials) -> Trials:
     safe = replace(trials, trials=tuple(map(_safe_trial, trials.trials)))
     for table in (safe.table, safe.before_after, safe.summary):
         table()  # raises where a file holds something else
+    {name for trial in safe.trials for fit in trial.fits.values() for name in fit.pictures}  # and here, of no names
     return safe
 
 

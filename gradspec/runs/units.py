@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,12 +24,15 @@ from gradspec.runs.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+    from distributed import Client
 
 DEATHS = 3  # of workers over one unit, after which it is given up
 _CLUSTER = {
     "distributed.scheduler.worker-ttl": None,  # busy workers that hold the GIL are not dead (distributed#8538)
     "distributed.scheduler.worker-saturation": 1.0,  # none is given a second unit: its death would count for both
     "distributed.scheduler.allowed-failures": DEATHS,
+    # a worker of this machine that restarts slowly is not given up for good: with none left a run would wait for ever
+    "distributed.deploy.lost-worker-timeout": "1 day",
     "distributed.admin.log-format": "%(name)s: %(message)s",
 }
 _log = logging.getLogger("gradspec")
@@ -43,11 +47,13 @@ class Unit:
         work: Computes the table. To be done by other processes it must be something that pickle knows, such as a
             `functools.partial` of a module's function.
         cost: About how long it takes, in any unit: of workers the longest are done first.
+        needs: Units that have to be done before; whoever does this one does those that are missing, too.
     """
 
     name: str
     work: Callable[[], pd.DataFrame]
     cost: float = 1.0
+    needs: tuple[Unit, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -61,10 +67,11 @@ def run(
     units: Sequence[Unit],
     store: Store,
     *,
-    scheduler: str | None = None,
+    scheduler: str | Client | None = None,
     shard: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: bool = True,
+    given_up: Collection[str] = (),
 ) -> tuple[Failure, ...]:
     """Does the units that are not done yet, and returns those that failed; the others go on.
 
@@ -73,11 +80,13 @@ def run(
         store: Where their tables go.
         scheduler: None: this process, one after the other; "local" or "local:N": N other processes on this machine (as
             many as there are GPUs, or cores for their threads); "tcp://HOST:PORT" or a scheduler file's path: a Dask
-            cluster that is there, a unit per worker. All but None need the extra `cluster`.
+            cluster that is there, a unit per worker; or what `workers` gives, for several calls. All but None need the
+            extra `cluster`.
         shard: (i, n): every n-th unit from the i-th on, 0 ≤ i < n, so that n machines do all between them.
         threads: Of torch in every process; None leaves it as it is. One thread against two moves a ReLU network's
             gradient by up to 1 % of its maximum: a run that shall be the same everywhere names it.
         progress: Show a bar with the remaining time on stderr, if that is a terminal.
+        given_up: Units that failed in an earlier call and are not tried again for the sake of those that need them.
 
     Raises:
         ValueError: For names that are there twice, a shard or a scheduler that is none.
@@ -94,18 +103,26 @@ def run(
         (Failure(unit='square of 0', reason='ZeroDivisionError: division by zero'),)
     """
     chosen = _shard(_named(units), shard)
-    todo = [unit for unit in chosen if not store.done(unit.name)]
     if threads is not None:
         check_whole(threads=threads)
-    found = []
-    with tqdm(
-        total=len(chosen), initial=len(chosen) - len(todo), desc="units", disable=None if progress else True
-    ) as bar:
-        for unit, reason in _done(todo, store, scheduler, threads):
-            if reason:
-                found.append(Failure(unit.name, reason))
-                _log.warning("%s failed: %s", unit.name, reason)
-            bar.update()
+    needed = {need.name: need for unit in chosen if not store.done(unit.name) for need in unit.needs}
+    # one that failed is not tried twice in a run, but in the next one
+    first = [need for need in needed.values() if not store.done(need.name) and need.name not in given_up]
+    sooner = {need.name for need in first}
+    todo = [unit for unit in chosen if not store.done(unit.name) and unit.name not in sooner]
+    ready, found = sum(store.done(unit.name) for unit in chosen), []
+    with (
+        workers(scheduler, threads) as pool,
+        tqdm(
+            total=ready + len(first) + len(todo), initial=ready, desc="units", disable=None if progress else True
+        ) as bar,
+    ):
+        for units in (first, todo):
+            for unit, reason in _done(units, store, pool, threads):
+                if reason:
+                    found.append(Failure(unit.name, reason))
+                    _log.warning("%s failed: %s", unit.name, reason)
+                bar.update()
     return tuple(found)
 
 
@@ -127,14 +144,22 @@ def _shard(units: Sequence[Unit], shard: tuple[int, int] | None) -> Sequence[Uni
     return [unit for unit in units if unit.name in mine]
 
 
-def _done(todo: Sequence[Unit], store: Store, scheduler: str | None, threads: int | None) -> Iterator[tuple[Unit, str]]:
+def _done(todo: Sequence[Unit], store: Store, pool: Client | None, threads: int | None) -> Iterator[tuple[Unit, str]]:
     """Does the units; yields each with why it failed, "" where it did not."""
-    if scheduler is None:
-        for unit in todo:
+    ready = []
+    for unit in todo:
+        lost = next((need.name for need in unit.needs if not store.done(need.name)), None)
+        if lost is None:
+            ready.append(unit)
+            continue
+        reason = store.error(lost) or f"{lost} is not done"
+        store.fail(unit.name, reason, f"It needs the unit {lost!r}, which failed: see there.")
+        yield unit, reason
+    if pool is None:
+        for unit in ready:
             yield unit, attempt(unit, store, threads)
-        return
-    with _cluster(scheduler, threads) as client:
-        yield from _by_workers(client, sorted(todo, key=lambda unit: -unit.cost), store, threads)
+    elif ready:
+        yield from _by_workers(pool, sorted(ready, key=lambda unit: -unit.cost), store, threads)
 
 
 def attempt(unit: Unit, store: Store, threads: int | None = None) -> str:
@@ -148,19 +173,38 @@ def attempt(unit: Unit, store: Store, threads: int | None = None) -> str:
         table = unit.work()
         table.attrs.setdefault("seconds", round(time.perf_counter() - began, 3))
         store.write(unit.name, table)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # a network that calls sys.exit ends its unit and not the run
+        reason = _reason(error)
         store.fail(unit.name, reason, traceback.format_exc())
         return reason
     return ""
+
+
+def _reason(error: Exception | SystemExit) -> str:
+    """What an exception says, with its type where that is no sentence."""
+    text = " ".join(str(error).split())
+    plain = text and (isinstance(error, ValueError) or type(error) in (RuntimeError, TypeError))
+    return text if plain else f"{type(error).__name__}: {text}"
 
 
 # ---- workers -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _cluster(scheduler: str, threads: int | None) -> Iterator[Any]:
-    """A client of the cluster that a user names; one on this machine is closed at the end."""
+def workers(scheduler: str | Client | None, threads: int | None = None) -> Iterator[Client | None]:
+    """Gives a client of the cluster that is named; one on this machine is closed at the end.
+
+    Args:
+        scheduler: As for `run`. None gives None; a client is given back, and stays open.
+        threads: Of torch in each process, by which their number on this machine is chosen.
+
+    Raises:
+        ValueError: For a scheduler that is none, or does not answer.
+        ImportError: Without Dask.
+    """
+    if scheduler is None or not isinstance(scheduler, str):
+        yield scheduler
+        return
     try:
         from dask import config
         from distributed import Client, LocalCluster
@@ -169,15 +213,38 @@ def _cluster(scheduler: str, threads: int | None) -> Iterator[Any]:
     where, _, count = scheduler.partition(":")
     with config.set(_CLUSTER):
         if where != "local":
-            address: Any = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
-            with Client(**address) as client:
+            with _client(scheduler) as client:
                 yield client
             return
-        workers = _workers(count, scheduler, threads)
+        number = _workers(count, scheduler, threads)
         # a free port for the scheduler's pages, here alone: the usual one may be another cluster's, which is warned of
         options: Any = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
-        with LocalCluster(workers, processes=True, **options) as cluster, Client(cluster) as client:
+        with _uninterrupted():
+            cluster = LocalCluster(number, processes=True, **options)
+        with cluster, Client(cluster) as client:
             yield client
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Threads and processes that are begun here get no Ctrl-C: it is for this one, which ends its workers itself."""
+    known = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, known)
+
+
+def _client(scheduler: str) -> Client:
+    from distributed import Client
+
+    remote = "://" in scheduler
+    if not remote and not os.path.isfile(scheduler):
+        raise ValueError(f"Expected scheduler 'local', 'local:N', 'tcp://HOST:PORT' or a file, got {scheduler!r}.")
+    try:
+        return Client(scheduler) if remote else Client(scheduler_file=scheduler)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"No scheduler answers at {scheduler}: {error}") from error
 
 
 def _workers(count: str, scheduler: str, threads: int | None) -> int:
@@ -189,12 +256,18 @@ def _workers(count: str, scheduler: str, threads: int | None) -> int:
     return int(count)
 
 
-def _by_workers(client: Any, todo: Sequence[Unit], store: Store, threads: int | None) -> Iterator[tuple[Unit, str]]:
+def _by_workers(client: Client, todo: Sequence[Unit], store: Store, threads: int | None) -> Iterator[tuple[Unit, str]]:
     from distributed import as_completed
 
     futures = {
         client.submit(
-            attempt, unit, store, threads, key=f"unit-{store.path(unit.name).stem}", pure=False, priority=-k
+            attempt,
+            replace(unit, needs=()),
+            store,
+            threads,
+            key=f"unit-{store.path(unit.name).stem}",
+            pure=False,
+            priority=-k,
         ): unit
         for k, unit in enumerate(todo)
     }
