@@ -66,13 +66,18 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _exit_code(args: Sequence[str]) -> int:
     """Runs the command; no exception leaves."""
+    config = (tyro.conf.DisallowNone,)  # else every optional flag also reads the word None
     try:
-        config = (tyro.conf.DisallowNone,)  # else every optional flag also reads the word None
-        code = tyro.cli(Command, prog="gradspec", description=DESCRIPTION, args=args, config=config).run()
+        command = tyro.cli(Command, prog="gradspec", description=DESCRIPTION, args=args, config=config)
+    except SystemExit as stop:  # 0 after --help, 2 after a wrong argument
+        return int(stop.code or 0)
+    try:
+        code = command.run()
         sys.stdout.flush()
         return code or 0
-    except SystemExit as stop:  # tyro's own: 0 after --help, 2 after a wrong argument
-        return int(stop.code or 0)
+    except SystemExit as stop:
+        note(f"error: the network's own code ended the program (sys.exit({stop.code!r}))")
+        return 1
     except KeyboardInterrupt:
         note("interrupted")
         return 130

@@ -52,7 +52,9 @@ def claimed(folder: Path, mark: str | None = None) -> Iterator[Path]:
         Traceback (most recent call last):
         ValueError: ...run already holds files: name a new folder with --out, or remove this one.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (mark and (folder / mark).is_file()):
+    files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # a mark that another process is about to write is none of somebody's files
+    if any(not (mark and name.startswith(f".{mark}.")) for name in files) and (not mark or mark not in files):
         raise ValueError(f"{folder} already holds files: name a new folder with --out, or remove this one.")
     made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     try:

@@ -353,6 +353,13 @@ def test_a_surprise_comes_with_its_traceback(monkeypatch, calls, capsys, surpris
     assert "Traceback" in err and err.splitlines()[-1].startswith("gradspec: error: ")
 
 
+@pytest.mark.parametrize("code", [0, None, 3, "good bye"])
+def test_code_of_others_that_ends_the_program_is_a_failure(monkeypatch, capsys, code):
+    monkeypatch.setattr(auditing.AuditCommand, "run", lambda self: sys.exit(code))
+    assert cli.main(["audit", "net"]) == 1
+    assert f"gradspec: error: the network's own code ended the program (sys.exit({code!r}))" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [ValueError("Expected logits, got none."), KeyError("call")])
 def test_a_unit_that_fails_is_kept_with_its_traceback_and_the_others_are_done(monkeypatch, calls, capsys, error):
     def audit(model, data, **kwargs):

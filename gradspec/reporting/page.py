@@ -76,6 +76,8 @@ def report(result: Result, out: str | Path | None = None) -> Path:
     if page.is_dir():
         page = page / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
+    if out is None and page.is_symlink():  # in a folder of somebody else's it may lead to a file of yours
+        page.unlink()
     page.write_text(_html(subject), encoding="utf-8", newline="\n")
     return page
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -228,6 +229,7 @@ def workers(scheduler: str | Client | None, threads: int | None = None) -> Itera
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Threads and processes that are begun here get no Ctrl-C: it is for this one, which ends its workers itself."""
+    resource_tracker.ensure_running()  # which lets signals through again where it is begun later
     known = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
