@@ -274,18 +274,22 @@ class Comparison:
         """
         store = Store.load(path, KIND)
         spec = {name: value for name, value in store.spec.items() if name not in _OF_RUN}
-        audits, known, missing = {}, {}, {}
+        audits, known, missing, unfit = {}, {}, {}, set()
         for name in spec["variants"]:
             wanted = names(store.spec, AUDIT, name, pictures="pictures")
             lacking = store.lacking([unit_name(VARIANT, name)])
             unit = unit_name(VARIANT, name)
             known[name], reason = ((), "") if lacking else store.result(unit, lambda _, about: variant_of(about))
+            unfit |= {name} if reason else set()
             missing[name] = lacking or reason or store.lacking(wanted)
             if not missing[name]:
                 audits[name] = kept(store, name)
         missing = {name: reason for name, reason in missing.items() if reason}
         if not audits:
             raise ValueError(f"Expected the audit of at least one variant in {path}, got none: {_reasons(missing)}.")
+        reference = next((name for name in spec["variants"] if name in audits or name not in unfit), "")
+        if reference not in audits:  # all others are compared with it
+            raise ValueError(f"Expected the audit of the reference {reference} in {path}: {missing[reference]}.")
         done: Any = store.done(CAUSAL) and store.result(CAUSAL, lambda parts, about: (parts["effects"], about))
         effects, about = done or (None, {})
         effects = effects if "causal" in about else None  # there was nothing to swap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,6 +201,8 @@ def kept(store: Store, variant: str) -> Audit:
         ValueError: For units that are missing or damaged, with the file's name.
     """
     wanted = names(store.spec, UNIT, *filter(None, [variant]), pictures="pictures")
+    if variant and (lacking := store.lacking(wanted)):
+        raise ValueError(f"The audit in {store.folder} is not finished: {lacking}.")
     found = [store.result(name, Audit.from_unit) for name in wanted if not store.about(name).get("empty")]
     if not found:
         raise ValueError(f"Expected pictures in the audit in {store.folder}, but none of them could be read.")
@@ -273,7 +276,7 @@ def joined(parts: Iterable[Audit]) -> Audit:
         if differing:
             raise ValueError(f"Expected audits of one network with the same settings, got different {differing}.")
     pictures = tuple(name for part in found for name in part.pictures)
-    if twice := sorted({name for name in pictures if pictures.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(pictures).items() if count > 1):
         raise ValueError(f"Expected each picture in one part, got {twice[0]!r} in two.")
     signatures = {key: _whole([part.signatures[key] for part in found]) for key in first.signatures}
     calls = first.table.assign(infinite=sum(part.table["infinite"].to_numpy() for part in found))

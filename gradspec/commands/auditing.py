@@ -24,7 +24,7 @@ from gradspec.commands.running import (
     shard_of,
     warn_skipped,
 )
-from gradspec.commands.working import Shop, applying, forget, name_pictures, of_pictures, opened
+from gradspec.commands.working import Shop, applying, content_of, forget, name_pictures, of_pictures, opened
 from gradspec.folders import first_free
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def audited(shop: Shop, **more: Any) -> tuple[Failure, ...]:
     command = shop.command
     about = {"model": command.model, "network": fingerprint(shop.network), "variants": list(variant_names(command))}
     about |= {_PART: list(shop.parts[_PART].ids), "pictures_per_unit": command.pictures_per_unit}
+    about["pictures_hash"] = content_of(shop.parts)
     store = opened(shop, frozen(command, _kind(command), **about, **more))
     if len(about["variants"]) > 1 or command.causal:
         name_pictures(shop, store)
@@ -161,6 +162,8 @@ def causal_unit(shop: Shop) -> pd.DataFrame:
     from gradspec.surgery import NothingToSwap
 
     first = shop.first()
+    if lacking := shop.store.lacking([unit.name for unit in _audits(shop, first)]):
+        raise ValueError(lacking)
     known, pictures = kept(shop.store, first), shop.part(_PART)
     new_power = known.culprits("call")
 
@@ -236,6 +239,8 @@ def write(command: AuditCommand, out: Path, failed: Sequence[Failure], also: str
             raise
         if not failed:
             note(f"nothing to show yet: {error}")
+        if command.json:
+            print_json(out, failed, {})
         return
     comparison = isinstance(result, gs.Comparison)
     tables = {"drift": result.drift, "culprits": result.culprits()} if comparison else {"culprits": result.culprits()}

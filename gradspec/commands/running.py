@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +40,16 @@ class Running:
     """Print what was found as JSON, and nothing else."""
 
 
-def shard_of(command: Running) -> tuple[int, int] | None:
+def shard_of(command: Any) -> tuple[int, int] | None:
     """Returns (i, n) of --shard.
 
     Raises:
-        ValueError: For anything but I/N with 0 ≤ I < N.
+        ValueError: For anything but I/N with 0 ≤ I < N, and without --out.
     """
     if command.shard is None:
         return None
+    if command.out is None:
+        raise ValueError("--shard needs --out, the folder in which the parts come together.")
     part, _, parts = command.shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise ValueError(f"--shard must be I/N with I from 0 to N - 1, got {command.shard}.")
@@ -92,19 +96,20 @@ def run_folder(command: Running, out: Path, kind: str) -> Iterator[Path]:
     """
     from gradspec.folders import claimed
     from gradspec.runs import Store, changed
-    from gradspec.runs.store import FORMAT
+    from gradspec.runs.store import FORMAT, UNFROZEN
 
     with claimed(out, mark="spec.json") as folder:
         if (folder / "spec.json").exists():
             known, wanted = Store(folder).spec, {"format": FORMAT, "kind": kind, "command": _settings(command)}
             held = {name: known.get(name) for name in wanted} if isinstance(known, dict) else {}
-            if changes := changed(held, wanted):
+            if changes := changed(held, wanted, UNFROZEN):
                 raise ValueError(
                     f"{folder} holds a run of other settings ({changes}): name another folder with --out, or remove "
                     "this one."
                 )
         try:
-            yield folder
+            with _terminated():
+                yield folder
         except (KeyboardInterrupt, OSError) as error:
             if (folder / "spec.json").exists():
                 count = len(list(folder.glob("units/*.parquet")))
@@ -114,6 +119,23 @@ def run_folder(command: Running, out: Path, kind: str) -> Iterator[Path]:
             raise
         except SystemExit as stop:  # not to be taken for ours, which may say that all went well
             raise RuntimeError(f"The network's code calls sys.exit({stop.code!r}).") from stop
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Takes SIGTERM, as a queue sends it at the end of a job's time, for Ctrl-C."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    known = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, known)
 
 
 def _settings(command: Running) -> dict[str, Any]:
@@ -135,11 +157,16 @@ def done(command: Running, store: Store, *phases: Sequence[Unit] | Callable[[], 
     with workers(command.scheduler, command.threads) as pool:
         if pool is not None:  # of a cluster that is there: from another run, whose files may have changed
             pool.run(forget)
-        for phase in phases:
-            units = phase() if callable(phase) else phase
-            how: Any = {"scheduler": pool, "shard": shard_of(command), "threads": command.threads}
-            found = run(units, store, **how, given_up=failed)
-            failed |= {failure.unit: failure for failure in found}
+        try:
+            for phase in phases:
+                units = phase() if callable(phase) else phase
+                how: Any = {"scheduler": pool, "shard": shard_of(command), "threads": command.threads}
+                found = run(units, store, **how, given_up=failed)
+                failed |= {failure.unit: failure for failure in found}
+        finally:
+            if pool is not None:
+                with suppress(Exception):  # workers that are gone hold nothing
+                    pool.run(forget)
     return tuple(failed.values())
 
 

@@ -32,14 +32,18 @@ def show(command: Running, out: Path, failed: Sequence[Failure]) -> None:
     from gradspec.trials import Trials, failures
 
     trials = Trials.load(out)
+    left = [dict(zip(("variant", "method", "reason"), one, strict=True)) for one in failures(trials)]
     if not trials.fitted and not trials.scored:
+        if command.json:
+            print_json(out, failed, {}, left_out=left)
         if failed:
             raise RuntimeError(f"No cutoff could be fitted: {failures(trials)[0][-1]}")
         return note(f"nothing to show yet: {failures(trials)[0][-1]}")  # another shard's turn
     tables = write_tables(trials, out)
     figures, page = draw(trials, out / "figures"), gs.report(out)  # before any print: a reader may close the pipe
     if command.json:
-        return print_json(out, failed, tables, page=str(page), figures=[str(figure) for figure in figures])
+        found = {"page": str(page), "figures": [str(figure) for figure in figures]}
+        return print_json(out, failed, tables, **found, left_out=left)
     print(told(trials))
     print("\nfigures (an SVG beside each):", *figures, sep="\n  ")
     print(f"\nfits saved to {out}, their page: {page}")
@@ -50,7 +54,7 @@ def write_tables(trials: Trials, out: Path) -> dict[str, pd.DataFrame]:
     """Returns the fits, and where there are scores gains and all means, written as CSV to read."""
     tables = {"fits": trials.table()}
     if trials.scored:
-        tables |= {"gains": trials.gains(), "summary": trials.summary()}
+        tables |= {"gains": trials.gains(trials.before_after()[1]), "summary": trials.summary()}
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False)
     return tables

@@ -14,7 +14,7 @@ import gradspec as gs
 from gradspec.commands.options import check_numbers, note
 from gradspec.commands.pictures import folder_of, generated
 from gradspec.commands.running import Running, check_done, done, frozen, print_json, run_folder, shard_of
-from gradspec.commands.working import device_here
+from gradspec.commands.working import content_of, device_here
 from gradspec.folders import first_free
 
 if TYPE_CHECKING:
@@ -69,13 +69,21 @@ def surveyed(command: AtlasCommand, names: Sequence[str], out: Path) -> tuple[Fa
     """Audits networks that are not in the run's folder yet, and returns the units that failed."""
     from gradspec.runs import Store, Unit
 
-    store = Store.open(out, frozen(command, KIND))
+    more = {} if command.images is None else {"pictures_hash": _pictures_hash(command)}
+    store = Store.open(out, frozen(command, KIND, **more))
     units = [
         Unit(_unit(name, draw, command), partial(audited, name, draw, command))
         for name in names
         for draw in range(command.draws)
     ]
     return done(command, store, units)
+
+
+def _pictures_hash(command: AtlasCommand) -> str:
+    """A hash of the chosen pictures' names and sizes, which are the same for all networks."""
+    assert command.images is not None
+    chosen = gs.load_images(command.images, limit=command.limit, seed=command.seed)
+    return content_of({"pictures": replace(chosen, labels=None)})
 
 
 def _unit(name: str, draw: int, command: AtlasCommand) -> str:
@@ -89,6 +97,7 @@ def audited(name: str, draw: int, command: AtlasCommand) -> pd.DataFrame:
     import torch
 
     from gradspec.atlas import entry
+    from gradspec.cutoffs.identity import fingerprint
 
     model = gs.load_model(name, command.weights, seed=command.seed + draw)
     if command.images:
@@ -96,7 +105,8 @@ def audited(name: str, draw: int, command: AtlasCommand) -> pd.DataFrame:
     else:
         images = generated(command, model, say=False)
     options: Any = {"seed": command.seed, "batch_size": command.batch_size, "device": device_here(command.device)}
-    return entry(gs.audit(model, images, progress=False, **options)).assign(network=name, draw=draw)
+    found = entry(gs.audit(model, images, progress=False, **options))
+    return found.assign(network=name, draw=draw, weights_hash=fingerprint(model))
 
 
 def write(command: AtlasCommand, names: Sequence[str], out: Path, failed: Sequence[Failure]) -> None:

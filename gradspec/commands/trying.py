@@ -15,7 +15,7 @@ from gradspec.commands.networks import check_fits, variant_names
 from gradspec.commands.options import check_numbers, check_variants, methods_of, note
 from gradspec.commands.pictures import folder_of, generated, held
 from gradspec.commands.running import Running, done, frozen, shard_of, warn_skipped
-from gradspec.commands.working import Shop, applying, cost_of, name_pictures, of_pictures, opened
+from gradspec.commands.working import Shop, applying, content_of, cost_of, fit_of, name_pictures, of_pictures, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +135,7 @@ def tried_on(shop: Shop, fits: Trials | None = None) -> tuple[Failure, ...]:
     if fits is not None:
         about["fits"] = {name: _known_fits(fits, name, methods) for name in names}
     about |= {part: list(pictures.ids) for part, pictures in shop.parts.items()}
+    about["pictures_hash"] = content_of(shop.parts)
     store = opened(shop, frozen(command, "trials", **about, pictures_per_unit=command.pictures_per_unit))
     name_pictures(shop, store)
     if fits is not None:
@@ -222,7 +223,8 @@ def _scores(shop: Shop) -> list[Any]:
             cut = spans(len(shop.parts[REPORTED].ids), shop.command.pictures_per_unit)
             for name, span in zip(score_units(spec, variant, method), cut, strict=True):
                 work = partial(score_unit, shop, variant, method, span)
-                found.append(Unit(name, work, _cost(shop, method, span, REPORTED), needs))
+                # a fit that failed is missing to its own method alone, and to no mean over all of them
+                found.append(Unit(name, work, _cost(shop, method, span, REPORTED), needs, strict=False))
     return found
 
 
@@ -256,17 +258,17 @@ def score_unit(shop: Shop, variant: str, method: str, span: Span) -> pd.DataFram
     """Returns the table of a method's scores, or those of the controls, on the pictures of a span."""
     from gradspec.evaluation import evaluate
     from gradspec.evaluation.plan import best_for_all
-    from gradspec.trials import CONTROLS, kept_fit
+    from gradspec.trials import CONTROLS
 
-    command, store = shop.command, shop.store
+    command = shop.command
     alone = method == CONTROLS
     known = methods_of_trial(command)
     fits: dict[str, CutoffFit] = {}
-    for name in known if "shared" in command.arms else [] if alone else [method]:
+    for name in [] if alone else known if "shared" in command.arms else [method]:
         try:
-            fits[name] = kept_fit(store, variant, name)
+            fits[name] = fit_of(shop, variant, name)
         except ValueError:
-            if SELECTED in shop.parts:
+            if SELECTED in shop.parts and name == method:
                 raise
     shared = best_for_all(fits) if "shared" in command.arms and fits else None
 

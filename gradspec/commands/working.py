@@ -5,9 +5,11 @@ A `Shop` is plain options, so that other processes can be given it; they make th
 
 from __future__ import annotations
 
+import hashlib
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from gradspec.cutoffs import CutoffFit
     from gradspec.runs import Span, Store
 
 LABELS = "labels"  # the unit of what the first variant names in pictures without labels
@@ -33,11 +36,13 @@ class Shop:
         command: The options, hashable.
         pictures: (command, network) -> part -> pictures, which can be taken in parts: a function of a module.
         out: The run's folder.
+        at: The working folder, from which paths among the options go.
     """
 
     command: Any
     pictures: Callable[[Any, nn.Module], dict[str, Any]]
     out: Path
+    at: Path = field(default_factory=Path.cwd)
 
     @property
     def store(self) -> Store:
@@ -73,7 +78,7 @@ class Shop:
         chosen = range(len(whole.ids)) if span is None else range(span.start, span.stop)
         found = whole.subset(chosen)
         if found.labels is None and self.store.done(LABELS):
-            named = self.store.about(LABELS)[LABELS]
+            named = _named(self)
             found = replace(found, labels=torch.tensor([named.get(each, 0) for each in found.ids]))  # 0: unreadable
         return found
 
@@ -95,7 +100,7 @@ class Shop:
 
 def forget() -> None:
     """Lets go of networks and pictures of this process."""
-    for cached in (_network, _variant, _engine, _pictures):
+    for cached in (_network, _variant, _engine, _pictures, _named, fit_of):
         cached.cache_clear()
 
 
@@ -120,7 +125,44 @@ def device_here(asked: str | None) -> str | None:
 
 @lru_cache(maxsize=1)
 def _network(shop: Shop) -> nn.Module:
-    return loaded(shop.command)
+    from gradspec.cutoffs.identity import fingerprint
+
+    model = loaded(_located(shop))
+    _check_same(shop, "network", fingerprint(model))
+    return model
+
+
+@lru_cache(maxsize=1)
+def _named(shop: Shop) -> dict[str, int]:
+    return shop.store.about(LABELS)[LABELS]
+
+
+def _located(shop: Shop) -> Any:
+    """The options with paths that hold in any working folder."""
+    command, changes = shop.command, {}
+    if Path.cwd() == shop.at:
+        return command
+    for name in ("images", "fits"):
+        if path := getattr(command, name, None):
+            changes[name] = shop.at / path
+    if (shop.at / command.weights).is_file():
+        changes["weights"] = str(shop.at / command.weights)
+    file, _, factory = command.model.rpartition(":")
+    if file.endswith(".py"):
+        changes["model"] = f"{shop.at / file}:{factory}"
+    return replace(command, **changes)
+
+
+def _check_same(shop: Shop, name: str, found: str) -> None:
+    """Raises where the run began with another network, or with other pictures, than a process finds now."""
+    from gradspec.runs import changed
+
+    spec = shop.store.spec if (shop.out / "spec.json").exists() else {name: found}
+    held = {name: spec[name]} if isinstance(spec, dict) and name in spec else {}
+    if changes := changed(held, {name: found}):
+        raise ValueError(
+            f"{shop.out} holds a run of other settings ({changes}): name another folder with --out, or remove this one."
+        )
 
 
 @lru_cache(maxsize=2)
@@ -139,7 +181,30 @@ def _engine(shop: Shop, variant: str) -> gs.Engine:
 
 @lru_cache(maxsize=1)
 def _pictures(shop: Shop) -> dict[str, Any]:
-    return shop.pictures(shop.command, shop.network)
+    parts = shop.pictures(_located(shop), shop.network)
+    _check_same(shop, "pictures_hash", content_of(parts))
+    return parts
+
+
+@lru_cache(maxsize=64)
+def fit_of(shop: Shop, variant: str, method: str) -> CutoffFit:
+    """Returns a fit of the run that is done, which no unit changes any more; raises where it is not."""
+    from gradspec.trials import kept_fit
+
+    return kept_fit(shop.store, variant, method)
+
+
+def content_of(parts: Mapping[str, Any]) -> str:
+    """Returns a hash of the names of all pictures, their labels, and the sizes of their files."""
+    digest = hashlib.sha256()
+    for part, pictures in parts.items():
+        labels = [None] * len(pictures.ids) if pictures.labels is None else pictures.labels.tolist()
+        folder = getattr(pictures, "folder", None)  # without one the names are hashes of what the pictures show
+        for name, label in zip(pictures.ids, labels, strict=True):
+            path = None if folder is None else folder / name
+            size = path.stat().st_size if path is not None and path.is_file() else None
+            digest.update(f"{part} {name} {label} {size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 # ---- before the work -------------------------------------------------------------------------
@@ -198,18 +263,29 @@ def _applies(shop: Shop, name: str) -> pd.DataFrame:
 
 
 def name_pictures(shop: Shop, store: Store) -> None:
-    """Keeps what the first variant names in pictures that came without labels."""
+    """Keeps what the first variant names in pictures that came without labels.
+
+    Raises:
+        RuntimeError: It cannot; the traceback is kept.
+    """
+    from gradspec.causality import reason_of
     from gradspec.runs import packed
 
     if shop.labelled or store.done(LABELS):
         return
-    engine = shop.engine(shop.first())
-    named: dict[str, int] = {}
-    for part in shop.parts.values():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipped in")  # said at the end
-            for images, _, ids in part:
-                named.update(zip(ids, engine.predictions(images).tolist(), strict=True))
+    first, named = shop.first(), {}
+    try:
+        engine = shop.engine(first)
+        for part in shop.parts.values():
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Skipped in")  # said at the end
+                for images, _, ids in part:
+                    named.update(zip(ids, engine.predictions(images).tolist(), strict=True))
+    except Exception as error:
+        store.fail(LABELS, reason_of(error), traceback.format_exc())
+        raise RuntimeError(
+            f"{first} cannot name the pictures ({reason_of(error)}); the traceback is in {shop.out / 'errors'}."
+        ) from error
     store.write(LABELS, packed({}, {LABELS: named}))
 
 

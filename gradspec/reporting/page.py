@@ -78,7 +78,10 @@ def report(result: Result, out: str | Path | None = None) -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     if out is None and page.is_symlink():  # in a folder of somebody else's it may lead to a file of yours
         page.unlink()
-    page.write_text(_html(subject), encoding="utf-8", newline="\n")
+    try:
+        page.write_text(_html(subject), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ValueError(f"Cannot write {page} ({error.strerror}): name another page with out.") from error
     return page
 
 

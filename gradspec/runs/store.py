@@ -12,7 +12,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 SPEC = "spec.json"
 FORMAT = 2  # of the folders that results are saved in
-_UNFROZEN = ("created",)  # of the settings: may differ between runs that go on, or are merged
+# of the settings: may differ between runs that go on, or are merged; pictures and fits are known by what they are
+UNFROZEN = ("created", "command.images", "command.fits")
 _OURS = re.compile("-[0-9a-f]{8}$")  # names of files as `Store.path` makes them
 _NEEDED = {"comparison": ["variants"], "trials": ["variants"]}  # settings without which a kind of result is none
 
@@ -70,8 +71,7 @@ class Store:
         elif not (store.folder / SPEC).exists():
             raise ValueError(f"{folder} already holds files, but no run: name another folder.")
         known = store.spec
-        held = {name: known.get(name) for name in known if name not in _UNFROZEN} if isinstance(known, dict) else {}
-        if changes := changed(held, {name: value for name, value in wanted.items() if name not in _UNFROZEN}):
+        if changes := changed(known if isinstance(known, dict) else {}, wanted, UNFROZEN):
             raise ValueError(f"{folder} holds a run of other settings ({changes}): name another, or remove it.")
         return store
 
@@ -96,6 +96,8 @@ class Store:
                 f"Expected a new folder or one of {_a(kind)}, got {folder} whose {SPEC} is of something else: name "
                 "another."
             )
+        if replaced and "pictures_per_unit" in store.spec:
+            raise ValueError(f"{folder} is the folder of a run, which may go on: name another.")
         for name, table in units.items():
             store.write(name, table)
         kept = {store.path(name) for name in units}
@@ -250,14 +252,21 @@ def _a(kind: str) -> str:
     return kind if kind.endswith("s") else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[str] = ()) -> str:
     """Returns in which settings two differ, "" for none.
+
+    Args:
+        old: As they were.
+        new: As they are.
+        but: Names of those that may differ, as `differences` has them.
 
     Example:
         >>> changed({"seed": 0, "command": {"limit": 8}}, {"seed": 1, "command": {"limit": 8, "shape": "disk"}})
         'seed: 0, now 1; command.shape: not there, now "disk"'
     """
-    return "; ".join(f"{name}: {_told(before, after)}" for name, before, after in differences(old, new))
+    return "; ".join(
+        f"{name}: {_told(before, after)}" for name, before, after in differences(old, new) if name not in but
+    )
 
 
 MISSING = object()  # in the place of a setting that is not there

@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +39,8 @@ _CLUSTER = {
     "distributed.deploy.lost-worker-timeout": "1 day",
     "distributed.admin.log-format": "%(name)s: %(message)s",
 }
+_ONE = threading.Lock()  # units of one process share networks with hooks: workers with several threads take turns
+_SILENT = 60.0  # seconds between two lines about how far a run is, where there is no bar
 _log = logging.getLogger("gradspec")
 
 
@@ -49,12 +54,14 @@ class Unit:
             `functools.partial` of a module's function.
         cost: About how long it takes, in any unit: of workers the longest are done first.
         needs: Units that have to be done before; whoever does this one does those that are missing, too.
+        strict: Whether it fails where one of these failed, or says itself which of them it can do without.
     """
 
     name: str
     work: Callable[[], pd.DataFrame]
     cost: float = 1.0
     needs: tuple[Unit, ...] = ()
+    strict: bool = True
 
 
 class Failure(NamedTuple):
@@ -86,7 +93,7 @@ def run(
         shard: (i, n): every n-th unit from the i-th on, 0 ≤ i < n, so that n machines do all between them.
         threads: Of torch in every process; None leaves it as it is. One thread against two moves a ReLU network's
             gradient by up to 1 % of its maximum: a run that shall be the same everywhere names it.
-        progress: Show a bar with the remaining time on stderr, if that is a terminal.
+        progress: Show a bar with the remaining time on stderr, or a line a minute where that is no terminal.
         given_up: Units that failed in an earlier call and are not tried again for the sake of those that need them.
 
     Raises:
@@ -109,6 +116,9 @@ def run(
     needed = {need.name: need for unit in chosen if not store.done(unit.name) for need in unit.needs}
     # one that failed is not tried twice in a run, but in the next one
     first = [need for need in needed.values() if not store.done(need.name) and need.name not in given_up]
+    if shard is not None and first:  # shards at work at once begin at different ones
+        turn = len(first) * shard[0] // shard[1]
+        first = first[turn:] + first[:turn]
     sooner = {need.name for need in first}
     todo = [unit for unit in chosen if not store.done(unit.name) and unit.name not in sooner]
     ready, found = sum(store.done(unit.name) for unit in chosen), []
@@ -118,18 +128,24 @@ def run(
             total=ready + len(first) + len(todo), initial=ready, desc="units", disable=None if progress else True
         ) as bar,
     ):
+        said = began = time.monotonic()
+        count = 0
         for units in (first, todo):
             for unit, reason in _done(units, store, pool, threads):
                 if reason:
                     found.append(Failure(unit.name, reason))
                     _log.warning("%s failed: %s", unit.name, reason)
                 bar.update()
+                count += 1
+                if progress and bar.disable and time.monotonic() - said > _SILENT:
+                    said = time.monotonic()
+                    left = tqdm.format_interval((said - began) / count * (len(first) + len(todo) - count))
+                    print(f"{ready + count} of {bar.total} units done, {left} left", file=sys.stderr, flush=True)
     return tuple(found)
 
 
 def _named(units: Sequence[Unit]) -> Sequence[Unit]:
-    names = [unit.name for unit in units]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(unit.name for unit in units).items() if count > 1):
         raise ValueError(f"Expected another name for each unit, got {twice[0]!r} twice.")
     return units
 
@@ -149,12 +165,12 @@ def _done(todo: Sequence[Unit], store: Store, pool: Client | None, threads: int 
     """Does the units; yields each with why it failed, "" where it did not."""
     ready = []
     for unit in todo:
-        lost = next((need.name for need in unit.needs if not store.done(need.name)), None)
-        if lost is None:
+        lost = [need.name for need in unit.needs if not store.done(need.name)]
+        if not lost or not unit.strict:
             ready.append(unit)
             continue
-        reason = store.error(lost) or f"{lost} is not done"
-        store.fail(unit.name, reason, f"It needs the unit {lost!r}, which failed: see there.")
+        reason = store.error(lost[0]) or f"{lost[0]} is not done"
+        store.fail(unit.name, reason, f"It needs the unit {lost[0]!r}, which failed: see there.")
         yield unit, reason
     if pool is None:
         for unit in ready:
@@ -171,7 +187,8 @@ def attempt(unit: Unit, store: Store, threads: int | None = None) -> str:
         torch.set_num_threads(threads)
     began = time.perf_counter()
     try:
-        table = unit.work()
+        with _ONE:
+            table = unit.work()
         table.attrs.setdefault("seconds", round(time.perf_counter() - began, 3))
         store.write(unit.name, table)
     except (Exception, SystemExit) as error:  # a network that calls sys.exit ends its unit and not the run
@@ -215,11 +232,14 @@ def workers(scheduler: str | Client | None, threads: int | None = None) -> Itera
     with config.set(_CLUSTER):
         if where != "local":
             with _client(scheduler) as client:
+                if not client.nthreads():
+                    _log.warning("the scheduler at %s has no workers yet: waiting for them", scheduler)
                 yield client
             return
         number = _workers(count, scheduler, threads)
         # a free port for the scheduler's pages, here alone: the usual one may be another cluster's, which is warned of
         options: Any = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+        options["silence_logs"] = logging.ERROR  # workers that take their time to end
         with _uninterrupted():
             cluster = LocalCluster(number, processes=True, **options)
         with cluster, Client(cluster) as client:
