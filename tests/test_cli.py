@@ -4,6 +4,8 @@ The network, the pictures and the audit are stand-ins here; the last tests run t
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -382,6 +384,38 @@ def test_a_unit_that_fails_is_kept_with_its_traceback_and_the_others_are_done(mo
     assert Store(Path("run")).done("audit, trained, pictures 1 to 1")
     monkeypatch.setattr(gs, "audit", lambda *a, **k: REAL)
     assert cli.main(command) == 0 and not list(Path("run/errors").iterdir())
+
+
+def test_json_is_printed_where_nothing_is_found_too(monkeypatch, calls, capsys):
+    monkeypatch.setattr(auditing, "result_of", RESULT_OF)
+    monkeypatch.setattr(gs, "audit", raising(ValueError("Expected logits, got none.")))
+    command = ["audit", "net", "--images", "pics", "--out", "run", "--pictures-per-unit", "1", "--json"]
+    assert cli.main(command) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [lost["reason"] for lost in found["failed"]] == ["Expected logits, got none."] * 2
+    monkeypatch.setattr(gs, "audit", lambda *a, **k: REAL)
+    assert cli.main([*command, "--shard", "1/2"]) == 0  # its part alone: nothing whole to show
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"run": "run", "failed": []}
+    assert "nothing to show yet: The audit in run is not finished: Expected logits, got none" in err
+
+
+def test_shards_need_a_folder_to_come_together_in(calls, tmp_path, capsys):
+    assert cli.main(["audit", "net", "--shard", "0/2"]) == 2
+    assert "--shard needs --out, the folder in which the parts come together" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_end_of_a_job_s_time_is_an_interrupt(monkeypatch, calls, capsys):
+    def audit(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return REAL
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(gs, "audit", audit)
+    assert cli.main(["audit", "net", "--images", "pics", "--out", "run"]) == 130
+    assert "the same command with --out run goes on from there" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_interrupting_gives_130_and_a_run_that_goes_on(monkeypatch, calls, capsys):

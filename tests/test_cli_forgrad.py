@@ -4,6 +4,7 @@ The network is a small one from a file; drawing and the page are stand-ins in al
 """
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -211,6 +212,33 @@ def test_a_method_that_does_not_apply_is_a_row_and_the_others_go_on(run, picture
     assert code == 1 and "No cutoff could be fitted: Found no layer" in err and "Traceback" not in err
     kept = [json.loads(path.read_text(encoding="utf-8")) for path in Path("none/errors").iterdir()]
     assert len(kept) == 1 and "Found no layer" in kept[0]["reason"] and "Traceback" in kept[0]["traceback"]
+
+
+def test_one_cutoff_for_all_goes_on_without_a_method_that_has_none(run, pictures, tmp_path):
+    tmp_path.joinpath("mlp.py").write_text(MLP)
+    wanted = ["mlp.py:load", "--images", pictures, *GRID, "--metrics", "faithfulness", "--arms", "abs", "shared"]
+    code, out, _ = run("evaluate", *wanted, "--method", "gradcam", "saliency", "--out", "run", "--json")
+    found = json.loads(out)
+    assert code == 1 and {row["method"] for row in found["left_out"]} == {"GradCAM"}
+    assert {lost["unit"].split(", ")[2] for lost in found["failed"]} == {"GradCAM"}
+    rows = {(row["attribution"], row["arm"]) for row in Trials.load("run").scored["trained"].spec["rows"]}
+    assert {("Saliency", "shared"), ("Saliency", "forgrad"), ("centre prior", "control")} <= rows
+
+
+def test_pictures_that_were_changed_are_not_taken_for_the_same(run, name, pictures, tmp_path):
+    shutil.copytree(pictures, mine := tmp_path / "mine")
+    wanted = ["fit", name, "--images", mine, *GRID, "--limit", "6", "--pictures-per-unit", "3", "--out", "run"]
+    assert run(*wanted, "--shard", "0/2")[0] == 0
+    table = (mine / "labels.csv").read_text()
+    head, *rows = table.splitlines()
+    others = [f"{name},{(int(label) + 1) % 10}" for name, label in (row.split(",") for row in rows)]
+    (mine / "labels.csv").write_text("\n".join([head, *others]))
+    code, _, err = run(*wanted)
+    assert code == 2 and "run holds a run of other settings (pictures_hash: " in err
+    (mine / "labels.csv").write_text(table)
+    mine.rename(tmp_path / "moved")  # where they lie is not what they are
+    wanted[3] = tmp_path / "moved"
+    assert run(*wanted)[0] == 0 and Trials.load("run").fitted == 1
 
 
 @pytest.mark.parametrize(

@@ -706,6 +706,23 @@ def test_a_variant_whose_unit_is_not_there_is_missing(compared, effects, tmp_pat
         Comparison.load(folder)
 
 
+def test_no_other_variant_takes_the_place_of_the_reference(compared, tmp_path):
+    """All drift is against it: while it is not there nothing is shown, rather than the wrong thing."""
+    folder = compared.save(tmp_path / "run")
+    unit(folder, "audit-trained").unlink()
+    with pytest.raises(ValueError, match=r"the audit of the reference trained in .*run: 1 of 1 units are not done yet"):
+        Comparison.load(folder)
+
+
+def test_a_run_that_may_go_on_is_not_saved_over(compared, tmp_path):
+    folder = compared.save(tmp_path / "run")
+    in_units(folder)
+    before = sorted(path.name for path in folder.glob("units/*"))
+    with pytest.raises(ValueError, match=r"run is the folder of a run, which may go on: name another"):
+        compared.save(folder)
+    assert sorted(path.name for path in folder.glob("units/*")) == before
+
+
 def test_nothing_is_written_over_something_else(compared, tmp_path):
     for text in ('{"kind": "audit", "format": 2}', "[]", "{", '{"seed": 3}'):
         (tmp_path / "spec.json").write_text(text)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 
 from gradspec.runs import Failure, Store, Unit, run
+from gradspec.runs.units import attempt
 
 SQUARES = '''
 import os, signal, time
@@ -185,3 +187,63 @@ def test_a_killed_driver_loses_what_was_in_flight(tmp_path, squares):
     assert [Store(tmp_path / "run").read(f"{k}")["square"][0] for k in range(48)] == [k * k for k in range(48)]
     starts = started(tmp_path)
     assert set(starts) == {f"{k}" for k in range(48)} and sum(starts.values()) <= 48 + 2
+
+
+def test_units_of_one_process_take_turns(tmp_path):
+    """A Dask worker may have several threads, and units share networks with hooks on them."""
+    store, inside, most = Store.open(tmp_path / "run", {}), [], []
+
+    def work(k):
+        inside.append(k)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.remove(k)
+        return pd.DataFrame({"k": [k]})
+
+    units = [Unit(f"unit {k}", partial(work, k)) for k in range(6)]
+    threads = [threading.Thread(target=attempt, args=(unit, store)) for unit in units]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 6 and all(store.done(unit.name) for unit in units)
+
+
+def test_a_unit_that_is_not_strict_goes_on_without_what_it_needs(tmp_path):
+    store = Store.open(tmp_path / "run", {})
+    need = Unit("need", lambda: 1 / 0)
+    told = {strict: Unit(f"strict: {strict}", lambda: pd.DataFrame({"a": [1]}), needs=(need,), strict=strict)
+            for strict in (True, False)}  # fmt: skip
+    failed = run(list(told.values()), store, progress=False)
+    assert [failure.unit for failure in failed] == ["need", "strict: True"]
+    assert failed[1].reason == failed[0].reason == "ZeroDivisionError: division by zero"
+    assert store.done("strict: False") and not store.done("strict: True")
+
+
+def test_shards_at_once_begin_with_different_ones_of_what_is_missing(tmp_path):
+    begun: dict[int, list[str]] = {}
+    for part in range(3):
+        store, order = Store.open(tmp_path / f"{part}", {}), begun.setdefault(part, [])
+
+        def work(name, order=order):
+            order.append(name)
+            return pd.DataFrame({"name": [name]})
+
+        needs = tuple(Unit(f"need {k}", partial(work, f"need {k}")) for k in range(6))
+        units = [Unit(f"unit {k}", partial(work, f"unit {k}"), needs=needs) for k in range(3)]
+        assert run(units, store, shard=(part, 3), progress=False) == ()
+    assert [order[0] for order in begun.values()] == ["need 0", "need 2", "need 4"]
+    assert all(sorted(order[:6]) == [f"need {k}" for k in range(6)] for order in begun.values())
+
+
+def test_where_there_is_no_bar_a_line_a_minute_says_how_far_it_is(tmp_path, monkeypatch, capfd):
+    import gradspec.runs.units as module
+
+    monkeypatch.setattr(module, "_SILENT", 0.0)
+    units = [Unit(f"unit {k}", lambda: pd.DataFrame({"a": [1]})) for k in range(3)]
+    run(units, Store.open(tmp_path / "run", {}))
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"{k} of 3 units done" for k in (1, 2, 3)]
+    assert lines[-1].endswith("00:00 left")
+    run(units[:1], Store.open(tmp_path / "quiet", {}), progress=False)
+    assert capfd.readouterr().err == ""
