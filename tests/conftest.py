@@ -1,6 +1,7 @@
 """One thread per test process, since pytest-xdist runs several beside each other; and the trained ResNet50."""
 
 import csv
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of tests in the background, which what they start would inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
